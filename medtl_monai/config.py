@@ -1,0 +1,287 @@
+"""The configuration of a run: typed, closed (unknown keys are refused with a suggestion), exportable as JSON schema.
+
+Paths are taken relative to the current directory. Nothing here imports torch or numpy.
+"""
+
+from __future__ import annotations
+
+import types
+import typing
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from medtl_monai.errors import ConfigError, did_you_mean
+
+
+def _as_list(value: object) -> object:
+    """Let a single string stand for a list, and commas separate its entries."""
+    return [part.strip() for part in value.split(",")] if isinstance(value, str) else value
+
+
+Names = Annotated[list[str], BeforeValidator(_as_list)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", validate_default=True, use_attribute_docstrings=True)
+
+
+class DataConfig(_Section):
+    """Where images and labels are, and what is to be learnt."""
+
+    studies: Path | None = None
+    """A tree of DICOM files. Leave out when the labels table has a column of NIfTI paths."""
+    labels: Path | None = None
+    """A CSV table: one row a case."""
+    target: Names = []
+    """The label column, or several."""
+    key: str | None = None
+    """Column joined to the studies: StudyInstanceUID, AccessionNumber or PatientID. Default: the first of these present."""
+    image: str = "image"
+    """Column of NIfTI paths (relative to the table), used when there is no studies folder."""
+    group_by: str | None = None
+    """Column whose values never straddle two splits. Default: the patient."""
+    split: str | None = None
+    """Column holding given splits: train, val or test."""
+    unmatched: Literal["error", "drop"] = "error"
+    """What to do with rows without a study and studies without a row."""
+    structures: Names = []
+    """Names of the mask's label values 1, 2, … Default: taken from the DICOM SEG, or label-1, label-2, …"""
+    ignore_label: int | None = None
+    """Mask value that the loss leaves out."""
+    positive: str | None = None
+    """For two classes: the class whose probability is reported. Default: the last in sorted order."""
+
+
+class SplitConfig(_Section):
+    """How cases are divided. Groups (patients) are never divided."""
+
+    val: float = Field(0.2, ge=0, lt=1)
+    """Share of the groups used to choose the best epoch."""
+    test: float = Field(0.2, ge=0, lt=1)
+    """Share of the groups never seen in training."""
+    seed: int = 0
+    """Seed of the division."""
+    stratify: bool = True
+    """Keep class shares (or number quantiles) alike in all parts."""
+    file: Path | None = None
+    """A stored splits.csv: honoured, and extended for new cases."""
+
+
+class PreprocessingConfig(_Section):
+    """Changes to what the backbone's input spec asks for. Everything left out comes from the spec or the data."""
+
+    spacing_mm: list[float] | None = None
+    """Voxel spacing to resample to."""
+    size: list[int] | None = None
+    """Size every image is cropped or padded to about its centre."""
+    patch_size: list[int] | Literal["auto", "none"] = "auto"
+    """Segmentation: size of training patches; "none" trains on whole images."""
+    orientation: str | None = None
+    """Axis codes such as RAS."""
+    unit: str | None = None
+    """Unit the images must be in, such as HU."""
+    clip: list[float] | None = None
+    """Low and high value kept."""
+    clip_percentiles: list[float] | None = None
+    """Low and high percentile kept, per image."""
+    normalise: Literal["zscore", "zscore-nonzero", "minmax", "none"] | None = None
+    """How values are normalised."""
+    on_gap: Literal["error", "interpolate"] = "error"
+    """What to do with a series that misses slices."""
+
+
+class AugmentationConfig(_Section):
+    """Random changes in training. Ranges are symmetric; zero switches one off."""
+
+    enabled: bool = True
+    """One switch for all of it."""
+    rotate_deg: float = Field(10.0, ge=0)
+    """Rotation about each axis, in degrees."""
+    scale: float = Field(0.1, ge=0, lt=1)
+    """Relative zoom."""
+    translate: float = Field(0.05, ge=0, lt=1)
+    """Shift as a share of the image size."""
+    flip_axes: list[int] = []
+    """Axes to flip along. None by default: in most organs, left and right differ."""
+    intensity: float = Field(0.1, ge=0)
+    """Relative change of contrast and brightness."""
+    noise: float = Field(0.05, ge=0)
+    """Standard deviation of added Gaussian noise, in normalised units."""
+
+
+class ModelConfig(_Section):
+    """Which plugins' parts make the model."""
+
+    backbone: str = "resnet18-3d"
+    """A backbone's name (options as ``name:key=value``), or the folder of a finished run."""
+    weights: str | None = None
+    """An id that the backbone offers, or a file. A run folder brings its own."""
+    head: str | None = None
+    """A head's name. Default: chosen from the target."""
+    policy: str | None = None
+    """A freeze policy's name. Default: lp-ft with pretrained weights, full without."""
+    allow_random_frozen: bool = False
+    """Control experiments only: let a policy freeze stages that received no weights."""
+    min_coverage: float | None = Field(None, gt=0, le=1)
+    """Share of the backbone's tensors that must be loaded. Default: what the weights declare."""
+
+
+class TrainingConfig(_Section):
+    """The optimisation."""
+
+    epochs: int = Field(30, ge=1)
+    """Number of epochs."""
+    min_steps: int = Field(50, ge=1)
+    """An epoch is at least this many optimizer steps: small data sets are gone through several times."""
+    batch_size: int = Field(4, ge=1)
+    """Images (or patches) a step."""
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    """SGD has momentum 0.9 and Nesterov's update."""
+    lr: float = Field(1e-3, gt=0)
+    """Base learning rate."""
+    weight_decay: float = Field(1e-2, ge=0)
+    """Not applied to biases, normalisation parameters and anchored stages."""
+    schedule: Literal["cosine", "constant", "poly"] = "cosine"
+    """Learning rate over the run."""
+    warmup: float = Field(0.05, ge=0, lt=1)
+    """Share of all steps with a linearly rising rate, and of each phase after an unfreeze."""
+    clip_grad_norm: float | None = Field(12.0, gt=0)
+    """Largest gradient norm over the trainable parameters."""
+    patience: int | None = Field(None, ge=1)
+    """Stop after this many epochs without improvement. Default: never."""
+    seed: int = 0
+    """Seed of initialisation, order and augmentation."""
+    device: str = "auto"
+    """cpu, cuda, cuda:1, mps or auto."""
+    workers: int = Field(0, ge=0)
+    """Data-loading processes."""
+    tune: bool = True
+    """Probe memory format and precision before training; off: contiguous float32."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """Arithmetic of the forward pass."""
+    channels_last: bool | Literal["auto"] = "auto"
+    """Memory format of convolution inputs."""
+    threads: int | None = Field(None, ge=1)
+    """CPU threads. Default: what torch chooses."""
+    deterministic: bool = True
+    """Ask torch for repeatable algorithms."""
+
+
+class RunConfig(_Section):
+    """Everything that defines a run."""
+
+    data: DataConfig = DataConfig()
+    splits: SplitConfig = SplitConfig()
+    preprocessing: PreprocessingConfig = PreprocessingConfig()
+    augmentation: AugmentationConfig = AugmentationConfig()
+    model: ModelConfig = ModelConfig()
+    training: TrainingConfig = TrainingConfig()
+    plugins: list[Path] = []
+    """One-file plugins to load."""
+    out: Path | None = None
+    """The run folder."""
+
+
+def load_config(path: Path | None = None, overrides: Mapping[str, Any] | None = None) -> RunConfig:
+    """Read a YAML config and lay dotted overrides over it.
+
+    Args:
+        path: The YAML file, or None to start from the defaults.
+        overrides: ``{"training.epochs": 5}``; a value that is a string is read as YAML where the field is not a string.
+
+    Raises:
+        ConfigError: If the file cannot be read, a key is unknown or a value does not fit its type.
+    """
+    tree: dict[str, Any] = {}
+    if path is not None:
+        tree = _read_yaml(path)
+    for dotted, value in (overrides or {}).items():
+        _lay(tree, dotted, value)
+    return validate(tree, where=path.name if path else "")
+
+
+def validate(tree: Mapping[str, Any], *, where: str = "") -> RunConfig:
+    """Turn a nested mapping into a :class:`RunConfig`.
+
+    Raises:
+        ConfigError: With the first problem found: the key, what is wrong, and the nearest known key.
+    """
+    try:
+        return RunConfig.model_validate(tree)
+    except ValidationError as error:
+        first = error.errors()[0]
+        parts = [str(p) for p in first["loc"]]
+        key = ".".join(parts)
+        if first["type"] == "extra_forbidden":
+            mend = did_you_mean(parts[-1], _known_keys(parts[:-1]))
+            raise ConfigError(f"unknown key {key!r}", where=where, mend=mend) from None
+        raise ConfigError(
+            f"{key} = {first['input']!r} does not fit: {first['msg'].lower()}",
+            where=where,
+            mend="Run 'medtl config --schema' for every key and its type",
+        ) from None
+
+
+def parse_set(items: list[str]) -> dict[str, Any]:
+    """Read ``["training.epochs=5"]``; values are YAML.
+
+    Raises:
+        ConfigError: If an item has no ``=`` or its value is not YAML.
+    """
+    values: dict[str, Any] = {}
+    for item in items:
+        key, sep, text = item.partition("=")
+        if not sep or not key.strip():
+            raise ConfigError(f"--set {item!r} is not KEY=VALUE", mend="For example --set training.epochs=5")
+        try:
+            values[key.strip()] = yaml.safe_load(text)
+        except yaml.YAMLError:
+            raise ConfigError(f"--set {item!r}: the value is not YAML", mend="Quote it") from None
+    return values
+
+
+def dump(config: RunConfig) -> str:
+    """Return the config as YAML that :func:`load_config` reads back to an equal value."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError("no such config file", where=path.name, mend="Check the path") from None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        problem = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ConfigError(f"not a readable YAML file ({problem})", where=path.name, mend="Check its syntax") from None
+    if tree is None:
+        return {}
+    if not isinstance(tree, dict):
+        raise ConfigError("the file is not a mapping", where=path.name, mend="Start with sections such as 'data:'")
+    return tree
+
+
+def _lay(tree: dict[str, Any], dotted: str, value: Any) -> None:
+    *sections, leaf = dotted.split(".")
+    for section in sections:
+        below = tree.setdefault(section, {})
+        if not isinstance(below, dict):
+            raise ConfigError(f"{section!r} is not a section", where=dotted, mend="Run 'medtl config --show'")
+        tree = below
+    tree[leaf] = value
+
+
+def _known_keys(path: list[str]) -> list[str]:
+    model: type[BaseModel] = RunConfig
+    for part in path:
+        field = model.model_fields.get(part)
+        annotation = field.annotation if field else None
+        if not isinstance(annotation, type) or isinstance(annotation, types.GenericAlias):
+            return []
+        if typing.get_origin(annotation) is not None or not issubclass(annotation, BaseModel):
+            return []
+        model = annotation
+    return list(model.model_fields)
