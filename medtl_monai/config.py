@@ -39,7 +39,7 @@ class DataConfig(_Section):
     target: Names = []
     """The label column, or several."""
     key: str | None = None
-    """Column joined to the studies: StudyInstanceUID, AccessionNumber or PatientID. Default: the first of these present."""
+    """Column joined to the studies: StudyInstanceUID, AccessionNumber or PatientID. Default: the first one there is."""
     image: str = "image"
     """Column of NIfTI paths (relative to the table), used when there is no studies folder."""
     group_by: str | None = None

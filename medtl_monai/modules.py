@@ -72,21 +72,19 @@ class Batch:
 
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Batch:
         """Return the batch with its tensors on ``device``."""
-        moved = {
-            f.name: value.to(device, non_blocking=non_blocking)
-            for f in dataclasses.fields(self)
-            if isinstance(value := getattr(self, f.name), Tensor)
-        }
-        return dataclasses.replace(self, **moved)
+        return self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
     def pin_memory(self) -> Batch:
         """Return the batch with its tensors in pinned memory (called by the data loader)."""
-        pinned = {
-            f.name: value.pin_memory()
+        return self._map(lambda tensor: tensor.pin_memory())
+
+    def _map(self, function: Callable[[Tensor], Tensor]) -> Batch:
+        tensors: dict[str, Any] = {
+            f.name: function(value)
             for f in dataclasses.fields(self)
             if isinstance(value := getattr(self, f.name), Tensor)
         }
-        return dataclasses.replace(self, **pinned)
+        return dataclasses.replace(self, **tensors)
 
     def labels(self) -> Tensor:
         """Return the target, or raise if the batch has none."""

@@ -45,7 +45,7 @@ class FreezePolicy(ABC):
         return _Product(self, other)
 
     def then(self, other: FreezePolicy, *, at: float) -> FreezePolicy:
-        """Follow this policy until the share ``at`` of the epochs (0 < at < 1), then ``other``, which counts from there."""
+        """Follow this policy for the share ``at`` of the epochs (0 < at < 1), then ``other``, counted from there."""
         if not 0 < at < 1:
             raise PolicyError(f"then(at={at}) is not between 0 and 1", mend="Give the share of the epochs, such as 0.5")
         return _Sequence(self, other, at)

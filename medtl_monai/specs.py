@@ -107,7 +107,7 @@ class Intensity:
     """How voxel values are brought to the network.
 
     Attributes:
-        unit: Unit the values must be in: ``"any"``, ``"HU"``, ``"BQML"``, ``"SUVbw"``, …; a volume in another unit is refused.
+        unit: Unit the values must be in: ``"any"``, ``"HU"``, ``"BQML"``, ``"SUVbw"``, …; others are refused.
         clip: ``(low, high)`` in that unit, before normalisation.
         clip_percentiles: ``(low, high)`` in percent, per image; instead of ``clip``.
         normalise: ``"zscore"`` per image, ``"zscore-nonzero"`` over non-zero voxels, ``"minmax"`` to [0, 1],
