@@ -1,0 +1,1 @@
+"""DICOM in: scan a tree, assemble a series into a volume, place a segmentation on its grid."""
