@@ -1,0 +1,167 @@
+"""A series, or the part of one that makes a single volume, and the index of a tree of studies."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+
+from medtl_monai.dicom.header import Header, ObjectHeader
+from medtl_monai.errors import DicomError
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Slice:
+    """One frame of one file."""
+
+    header: Header
+    frame: int = 0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Series:
+    """One candidate volume: a whole series, or one part of it (an echo, an orientation, one radiograph).
+
+    Attributes:
+        root: Folder that file names are relative to.
+        patient_id: PatientID.
+        issuer_of_patient_id: IssuerOfPatientID.
+        study_instance_uid: StudyInstanceUID.
+        accession_number: AccessionNumber.
+        series_instance_uid: SeriesInstanceUID.
+        modality: Modality.
+        description: SeriesDescription; free text, may hold names.
+        shape: Size (columns, rows, slices), which is the volume's ``[i, j, k]``.
+        spacing_mm: Voxel size along i, j, k; None where it is unknown or the series has a problem.
+        slices: The frames, in order along the slice normal where that is known.
+        part: What tells this part from others of the same series, such as ``"EchoTime 20"``; empty for a whole series.
+        localizer: Whether the images are localizers (scouts).
+        derived: Whether the images are derived secondary images or projections.
+        problem: Why it cannot be read, as far as headers tell; raised by ``read_volume``.
+        notes: What was left out or is unusual, without identifiers or file names.
+    """
+
+    root: Path = dataclasses.field(repr=False)
+    patient_id: str = dataclasses.field(default="", repr=False)
+    issuer_of_patient_id: str = dataclasses.field(default="", repr=False)
+    study_instance_uid: str = dataclasses.field(default="", repr=False)
+    accession_number: str = dataclasses.field(default="", repr=False)
+    series_instance_uid: str = dataclasses.field(default="", repr=False)
+    modality: str = ""
+    description: str = dataclasses.field(default="", repr=False)
+    shape: tuple[int, int, int] = (0, 0, 0)
+    spacing_mm: tuple[float, float, float] | None = None
+    slices: tuple[Slice, ...] = dataclasses.field(default=(), repr=False)
+    part: str = ""
+    localizer: bool = False
+    derived: bool = False
+    problem: DicomError | None = None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """Its files, relative to ``root``, each once, in order of first use."""
+        return tuple(dict.fromkeys(item.header.path for item in self.slices))
+
+    @property
+    def group(self) -> tuple[str, str, str, str]:
+        """Issuer, patient, study and series: what a series is identified by."""
+        return (self.issuer_of_patient_id, self.patient_id, self.study_instance_uid, self.series_instance_uid)
+
+    def summary(self) -> str:
+        """Describe the series in one line without identifiers: modality, size, spacing, part."""
+        size = "×".join(map(str, self.shape))
+        spacing = "×".join(f"{s:.4g}" for s in self.spacing_mm) + " mm" if self.spacing_mm else "spacing unknown"
+        marks = [self.part, "localizer" * self.localizer, "derived" * self.derived]
+        extra = "".join(f", {mark}" for mark in marks if mark)
+        return f"{self.modality or 'no modality'} {size}, {spacing}{extra}"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Reference:
+    """A segmentation, structure set or report found beside the images.
+
+    Attributes:
+        root: Folder that the file name is relative to.
+        header: Its identifiers and the series it refers to.
+    """
+
+    root: Path = dataclasses.field(repr=False)
+    header: ObjectHeader
+
+    @property
+    def path(self) -> Path:
+        """The file."""
+        return self.root / self.header.path
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Study:
+    """The series and segmentations that share patient and study.
+
+    Attributes:
+        patient_id: PatientID.
+        issuer_of_patient_id: IssuerOfPatientID.
+        study_instance_uid: StudyInstanceUID.
+        accession_number: AccessionNumber.
+        series: Its candidate volumes.
+        segmentations: Its segmentation objects.
+    """
+
+    patient_id: str = dataclasses.field(repr=False)
+    issuer_of_patient_id: str = dataclasses.field(repr=False)
+    study_instance_uid: str = dataclasses.field(repr=False)
+    accession_number: str = dataclasses.field(repr=False)
+    series: tuple[Series, ...] = ()
+    segmentations: tuple[Reference, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StudyIndex:
+    """What a scan found.
+
+    Attributes:
+        root: The scanned folder (the parent, for a single file).
+        series: Every candidate volume, sorted by first file name.
+        segmentations: DICOM SEG objects.
+        structure_sets: RTSTRUCT objects.
+        skipped_files: Reason → files that are no image, relative to ``root``.
+        damaged: Files that are DICOM but cannot be used, each with its error; series that they may belong to
+            carry the error as their ``problem``.
+    """
+
+    root: Path = dataclasses.field(repr=False)
+    series: list[Series]
+    segmentations: list[Reference] = dataclasses.field(default_factory=list)
+    structure_sets: list[Reference] = dataclasses.field(default_factory=list)
+    skipped_files: Mapping[str, list[str]] = dataclasses.field(default_factory=dict, repr=False)
+    damaged: Mapping[str, DicomError] = dataclasses.field(default_factory=dict, repr=False)
+
+    @property
+    def skipped(self) -> dict[str, int]:
+        """Reason → number of files."""
+        return {reason: len(files) for reason, files in self.skipped_files.items()}
+
+    @property
+    def studies(self) -> list[Study]:
+        """The series and segmentations by study, in order of first series."""
+        keys: dict[tuple[str, str, str], str] = {}
+        for series in self.series:
+            keys.setdefault(series.group[:3], series.accession_number)
+        for seg in self.segmentations:
+            keys.setdefault(_study_key(seg.header), seg.header.accession_number)
+        return [self._study(key, accession) for key, accession in keys.items()]
+
+    def _study(self, key: tuple[str, str, str], accession: str) -> Study:
+        return Study(
+            issuer_of_patient_id=key[0],
+            patient_id=key[1],
+            study_instance_uid=key[2],
+            accession_number=accession,
+            series=tuple(s for s in self.series if s.group[:3] == key),
+            segmentations=tuple(s for s in self.segmentations if _study_key(s.header) == key),
+        )
+
+
+def _study_key(header: ObjectHeader) -> tuple[str, str, str]:
+    return (header.issuer, header.patient_id, header.study_uid)
