@@ -1,0 +1,1 @@
+"""From studies and a labels table to batches: cases, splits, preprocessing, augmentation, loading."""
