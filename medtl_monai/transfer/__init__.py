@@ -1,0 +1,1 @@
+"""Transfer: a model's stages, its weights with a coverage report, and the freeze policy applied to it."""

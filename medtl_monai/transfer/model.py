@@ -1,0 +1,132 @@
+"""Backbone and head as one network that stays frozen where its rules say so."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal, Self
+
+import torch
+from torch import Tensor, nn
+
+from medtl_monai.errors import PolicyError
+from medtl_monai.modules import Backbone, Batch, Head, Prediction
+from medtl_monai.specs import Rule
+from medtl_monai.transfer.stages import ModelStage, collect, frozen_statistics
+
+Precision = Literal["fp32", "bf16"]
+
+
+class TransferModel(nn.Module):
+    """A backbone and a head, called on a :class:`~medtl_monai.modules.Batch`.
+
+    Frozen stages stay in eval mode through every ``.train()`` call, and leading frozen stages run without autograd.
+
+    Args:
+        backbone: The backbone.
+        head: The head built for it.
+        precision: ``"bf16"`` computes the forward pass under autocast; parameters and output stay float32.
+
+    Raises:
+        SpecError: If the stages of backbone and head do not divide its tensors among them.
+    """
+
+    def __init__(self, backbone: Backbone, head: Head, *, precision: Precision = "fp32") -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.head = head
+        self.precision: str = precision
+        self.stages: tuple[ModelStage, ...] = collect(backbone, head)
+        self.rules: dict[str, Rule] = {stage.name: Rule() for stage in self.stages}
+
+    @property
+    def frozen_prefix(self) -> int:
+        """How many leading backbone stages are frozen at the moment."""
+        count = 0
+        for stage in self.stages:
+            if stage.role != "backbone" or not self.rules[stage.name].frozen:
+                break
+            count += 1
+        return count
+
+    def set_rules(self, rules: Mapping[str, Rule]) -> None:
+        """Make the model obey one row of a policy table: what trains, in which mode; idempotent.
+
+        Gradients of everything that does not train are dropped, so that no optimizer step, weight decay or momentum
+        reaches it and it does not count in gradient clipping.
+
+        Args:
+            rules: A rule for every stage.
+
+        Raises:
+            PolicyError: If the rules are not for this model's stages.
+        """
+        names = [stage.name for stage in self.stages]
+        if set(rules) != set(names):
+            raise PolicyError(
+                f"rules are for stages {sorted(rules)}, the model has {names}", mend="Plan for this model"
+            )
+        self.rules = {name: rules[name] for name in names}
+        for stage in self.stages:
+            self._set_trainable(stage, self.rules[stage.name])
+        self._drop_gradients()
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> Self:
+        """Set train or eval mode; frozen stages and frozen normalisation layers stay in eval mode.
+
+        MONAI's trainer calls this in every iteration, which would otherwise wake frozen normalisation layers.
+        """
+        super().train(mode)
+        if mode:
+            self._hold_still()
+        return self
+
+    def features(self, batch: Batch) -> list[Tensor]:
+        """Return the backbone's taps, finest first; the frozen leading stages run without autograd."""
+        image, boundary = batch.image, self.frozen_prefix
+        with self._autocast(image):
+            if boundary == 0:
+                return self.backbone.run(image)[1]
+            # Only the prefix: below a stage that trains, autograd must see everything above it.
+            with torch.no_grad():
+                state, taps = self.backbone.run(image, 0, boundary)
+            if boundary < len(self.backbone.stages):
+                taps += self.backbone.run(state, boundary)[1]
+            return taps
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Return the head's raw output in float32."""
+        features = self.features(batch)
+        with self._autocast(batch.image):
+            output: Tensor = self.head(features, batch)
+        return output.float() if output.is_floating_point() else output
+
+    def predict(self, batch: Batch) -> Prediction:
+        """Return the head's prediction, computed in eval mode and without autograd."""
+        training = self.training
+        self.eval()
+        try:
+            with torch.no_grad():
+                return self.head.predict(self(batch), batch)
+        finally:
+            self.train(training)
+
+    def _set_trainable(self, stage: ModelStage, rule: Rule) -> None:
+        for entry in stage.parameters:
+            entry.parameter.requires_grad_(entry.chosen_by(rule.params))
+
+    def _drop_gradients(self) -> None:
+        for parameter in self.parameters():
+            if not parameter.requires_grad:
+                parameter.grad = None
+
+    def _hold_still(self) -> None:
+        for stage in self.stages:
+            rule = self.rules[stage.name]
+            if rule.frozen:
+                stage.set_mode(False)
+            elif frozen_statistics(rule):
+                stage.set_mode(True, norm="eval")
+
+    def _autocast(self, image: Tensor) -> torch.autocast:
+        return torch.autocast(image.device.type, dtype=torch.bfloat16, enabled=self.precision == "bf16")
