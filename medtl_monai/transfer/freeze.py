@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from medtl_monai.errors import PolicyError, RunError
-from medtl_monai.specs import Params, Rule
+from medtl_monai.specs import Params
 from medtl_monai.transfer.lr import ramp
 from medtl_monai.transfer.model import TransferModel
 from medtl_monai.transfer.stages import ModelStage, StageParameter, frozen_statistics

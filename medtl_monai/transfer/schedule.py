@@ -109,7 +109,8 @@ def _evaluate(policy: FreezePolicy, cell: Cell, epochs: int, stages: tuple[Stage
                 where=name,
                 mend="Both must be finite",
             )
-    return {stage: given.get(stage, FROZEN) for stage in known}
+    # One rule stands for every way of saying "frozen".
+    return {stage: FROZEN if (rule := given.get(stage, FROZEN)).frozen else rule for stage in known}
 
 
 def _check_row(row: Row, stages: Sequence[StageInfo], name: str, cell: Cell, allow_random: bool) -> set[str]:

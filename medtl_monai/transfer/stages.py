@@ -126,17 +126,26 @@ def collect(backbone: Backbone, head: Head) -> tuple[ModelStage, ...]:
         SpecError: If a parameter or buffer belongs to no stage or to two, or a layer that behaves differently in
             training (dropout, normalisation) is shared by two stages.
     """
+    stages = list(backbone_stages(backbone))
     names = list(backbone.stages)
-    if HEAD in names:
-        mend = "Rename the stage: 'head' is the task head"
-        raise SpecError("a backbone stage is called 'head'", where=type(backbone).__name__, mend=mend)
-    stages = [_stage(name, "backbone", f"backbone.stages.{name}", module) for name, module in backbone.stages.items()]
     for name, module in head.necks.items():
         unique = f"necks.{name}" if name in (*names, HEAD) else name
         stages.append(_stage(unique, "neck", f"head.necks.{name}", module))
     stages.append(_head_stage(head))
     _check_partition(stages, {"backbone": backbone, "head": head})
     return tuple(stages)
+
+
+def backbone_stages(backbone: Backbone) -> tuple[ModelStage, ...]:
+    """Return a backbone's stages in order, their tensors named ``backbone.stages.…`` as in a model.
+
+    Raises:
+        SpecError: If a stage is called ``head``.
+    """
+    if HEAD in backbone.stages:
+        mend = "Rename the stage: 'head' is the task head"
+        raise SpecError("a backbone stage is called 'head'", where=type(backbone).__name__, mend=mend)
+    return tuple(_stage(name, "backbone", f"backbone.stages.{name}", part) for name, part in backbone.stages.items())
 
 
 def stage_infos(stages: Iterable[ModelStage], pretrained: Mapping[str, bool] | None = None) -> tuple[StageInfo, ...]:

@@ -11,7 +11,7 @@ from typing import Any, cast
 
 from medtl_monai.errors import MedtlError, RunError
 from medtl_monai.files import write_text
-from medtl_monai.specs import NormMode, Params, Role, Rule, StageInfo
+from medtl_monai.specs import FROZEN, NormMode, Params, Role, Rule, StageInfo
 
 Cell = tuple[int, int]
 """An epoch (from 0) and a plateau count."""
@@ -204,7 +204,7 @@ class PolicyTable:
             "kinds": sorted(stage.kinds),
             "trains": rule.params,
             "norm": rule.norm,
-            "lr": float(rule.lr),
+            "lr": 0.0 if rule.frozen else float(rule.lr),
             "anchor": float(rule.anchor),
             "parameters": None if self.counts is None else self.counts[stage.name].get(rule.params, 0),
         }
@@ -220,6 +220,8 @@ def _stage_of(entry: Mapping[str, str]) -> StageInfo:
 
 
 def _rule_of(entry: Mapping[str, str]) -> Rule:
+    if entry["trains"] == "none":
+        return FROZEN
     return Rule(
         params=cast(Params, entry["trains"]),
         norm=cast(NormMode, entry["norm"]),
