@@ -1,12 +1,162 @@
-"""Scan a tree for DICOM files, headers only."""
+"""Scan a tree for DICOM files: headers only, by content, never by name."""
 
 from __future__ import annotations
 
-from pathlib import Path
+import logging
+import os
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from pathlib import Path, PurePosixPath
 
-from medtl_monai.dicom.series import StudyIndex
+from medtl_monai.dicom import sop
+from medtl_monai.dicom.header import Header, ObjectHeader
+from medtl_monai.dicom.parse import Damaged, Parsed, Skipped, parse_file
+from medtl_monai.dicom.series import Reference, Series, StudyIndex
+from medtl_monai.dicom.split import split_series
+from medtl_monai.errors import DicomError
+
+_log = logging.getLogger(__name__)
+_CHUNK = 256
 
 
 def scan(path: Path | str, *, workers: int | None = None) -> StudyIndex:
-    """Scan ``path`` recursively: every candidate volume, every segmentation, everything skipped and why."""
-    raise NotImplementedError
+    """Scan a folder recursively, or a single file.
+
+    Every file is judged by its content. Symbolic links that lead out of the folder are not followed; a DICOMDIR is
+    ignored as an index, the files it lists are found by themselves.
+
+    Args:
+        path: The data root, or one file.
+        workers: Processes that parse headers; None or 1 parses in this process.
+
+    Returns:
+        All candidate volumes, segmentations and structure sets, everything skipped with its reason, and the damaged
+        files.
+
+    Raises:
+        DicomError: ``path`` does not exist.
+
+    Example:
+        >>> index = scan("studies")                                  # doctest: +SKIP
+        >>> [series.summary() for series in index.series]            # doctest: +SKIP
+        ['MR 35×51×35, 1×1×1 mm']
+    """
+    path = Path(path)
+    if not path.exists():
+        raise DicomError("no such file or folder", where=path.name, mend="Check the path")
+    root = path if path.is_dir() else path.parent
+    names = list(_walk(path)) if path.is_dir() else [path.name]
+    found = _Found()
+    for parsed in _parse_all(root, names, workers):
+        found.add(parsed)
+    return found.index(root)
+
+
+def _walk(root: Path) -> Iterator[str]:
+    """Yield all regular files below ``root``, sorted, relative, with forward slashes; links out of it are left out."""
+    real_root = os.path.realpath(root)
+    seen = {real_root}
+    stack = [""]
+    while stack:
+        folder = stack.pop()
+        with os.scandir(os.path.join(root, folder)) as entries:
+            listed = sorted(entries, key=lambda entry: entry.name)
+        folders = []
+        for entry in listed:
+            name = f"{folder}/{entry.name}" if folder else entry.name
+            if entry.is_symlink() and not _inside(entry.path, real_root):
+                _log.warning("%s leads out of the data root and is not followed", name)
+            elif entry.is_dir():
+                real = os.path.realpath(entry.path)
+                if real not in seen:
+                    seen.add(real)
+                    folders.append(name)
+            elif entry.is_file():
+                yield name
+        stack.extend(reversed(folders))
+
+
+def _inside(path: str, real_root: str) -> bool:
+    return os.path.realpath(path).startswith(real_root + os.sep)
+
+
+def _parse_all(root: Path, names: list[str], workers: int | None) -> Iterable[Parsed]:
+    parse = partial(parse_file, root)
+    if workers is None or workers <= 1 or len(names) < 2 * _CHUNK:
+        return map(parse, names)
+    return _parse_parallel(parse, names, workers)
+
+
+def _parse_parallel(parse: partial[Parsed], names: list[str], workers: int) -> Iterator[Parsed]:
+    with ProcessPoolExecutor(workers) as pool:
+        yield from pool.map(parse, names, chunksize=_CHUNK)
+
+
+class _Found:
+    """Collects what the files turned out to be."""
+
+    def __init__(self) -> None:
+        self.headers: dict[tuple[str, str, str, str], list[Header]] = defaultdict(list)
+        self.objects: list[ObjectHeader] = []
+        self.skipped: list[Skipped] = []
+        self.damaged: list[Damaged] = []
+
+    def add(self, parsed: Parsed) -> None:
+        """File one result under its kind."""
+        if isinstance(parsed, Header):
+            self.headers[(parsed.issuer, parsed.patient_id, parsed.study_uid, parsed.series_uid)].append(parsed)
+        elif isinstance(parsed, ObjectHeader):
+            self.objects.append(parsed)
+        elif isinstance(parsed, Skipped):
+            self.skipped.append(parsed)
+        else:
+            self.damaged.append(parsed)
+
+    def index(self, root: Path) -> StudyIndex:
+        """Build the index."""
+        self._lost_images()
+        series: list[Series] = []
+        for headers in self.headers.values():
+            series.extend(split_series(root, headers, self._damage(headers)))
+        series.sort(key=lambda s: (min(s.files), s.part))
+        reasons: dict[str, list[str]] = defaultdict(list)
+        for item in self.skipped:
+            _log.debug("%s skipped: %s", item.path, item.reason)
+            reasons[item.reason].append(item.path)
+        if self.skipped:
+            _log.info("%d file(s) skipped", len(self.skipped))
+        return StudyIndex(
+            root=root,
+            series=series,
+            segmentations=self._references(root, sop.SEGMENTATIONS),
+            structure_sets=self._references(root, sop.STRUCTURE_SETS),
+            skipped_files=dict(reasons),
+            damaged={item.path: item.error for item in self.damaged},
+        )
+
+    def _references(self, root: Path, classes: frozenset[str]) -> list[Reference]:
+        return [Reference(root=root, header=header) for header in self.objects if header.sop_class in classes]
+
+    def _lost_images(self) -> None:
+        """Turn empty files that are named like the images beside them into damaged ones."""
+        places = {_place(h.path) for headers in self.headers.values() for h in headers}
+        for item in [s for s in self.skipped if s.blank and _place(s.path) in places]:
+            self.skipped.remove(item)
+            error = DicomError(f"{item.reason} among images", where=item.path, mend="Copy the file again, or delete it")
+            self.damaged.append(Damaged(item.path, error))
+
+    def _damage(self, headers: list[Header]) -> DicomError | None:
+        """Return the error of a damaged file that belongs to these, or may: it lies in a folder of theirs."""
+        folders = {PurePosixPath(header.path).parent for header in headers}
+        uid = headers[0].series_uid
+        for item in self.damaged:
+            if item.series_uid == uid or (not item.series_uid and PurePosixPath(item.path).parent in folders):
+                return item.error
+        return None
+
+
+def _place(path: str) -> tuple[str, str]:
+    pure = PurePosixPath(path)
+    return str(pure.parent), pure.suffix.lower() if not pure.name.startswith(".") else pure.name

@@ -1,0 +1,84 @@
+"""Planes of enhanced multi-frame images, from their functional groups (DICOM PS3.3 C.7.6.16)."""
+
+from __future__ import annotations
+
+from pydicom.dataset import Dataset
+
+from medtl_monai.dicom.elements import Elements
+from medtl_monai.dicom.header import SPLITTERS, PixelFormat, Plane
+
+
+def frame_planes(elements: Elements, frames: int, form: PixelFormat) -> tuple[Plane, ...]:
+    """Return one plane a frame, or an empty tuple where there are no functional groups with positions.
+
+    Raises:
+        DicomError: The number of groups is not the number of frames.
+    """
+    groups = elements.items("PerFrameFunctionalGroupsSequence")
+    if not groups:
+        return ()
+    shared = [Elements(item, elements.path) for item in elements.items("SharedFunctionalGroupsSequence")[:1]]
+    if len(groups) != frames:
+        raise elements.invalid("PerFrameFunctionalGroupsSequence", f"has {len(groups)} items for {frames} frames")
+    planes = tuple(_plane(_Group(Elements(group, elements.path), *shared)) for group in groups)
+    return planes if any(plane.position for plane in planes) else ()
+
+
+class _Group:
+    """A frame's own functional groups, with the shared ones behind them."""
+
+    def __init__(self, own: Elements, shared: Elements | None = None) -> None:
+        self.sources = (own, shared) if shared else (own,)
+
+    def find(self, *sequences: str) -> Elements:
+        """Return the first item of the first of ``sequences`` that is there; an empty one otherwise."""
+        for source in self.sources:
+            for sequence in sequences:
+                items = source.items(sequence)
+                if items:
+                    return Elements(items[0], source.path)
+        return Elements(Dataset(), self.sources[0].path)
+
+
+def _plane(group: _Group) -> Plane:
+    position = group.find("PlanePositionSequence").numbers("ImagePositionPatient", 3)
+    measures = group.find("PixelMeasuresSequence")
+    spacing = measures.numbers("PixelSpacing", 2)
+    rescale = group.find("PixelValueTransformationSequence")
+    slope, intercept = rescale.number("RescaleSlope"), rescale.number("RescaleIntercept")
+    if slope == 0:
+        raise rescale.invalid("RescaleSlope", "is 0")
+    return Plane(
+        position=(position[0], position[1], position[2]) if position else None,
+        orientation=group.find("PlaneOrientationSequence").numbers("ImageOrientationPatient", 6),
+        spacing=(spacing[0], spacing[1]) if spacing else None,
+        thickness=measures.number("SliceThickness"),
+        slope=1.0 if slope is None else slope,
+        intercept=intercept or 0.0,
+        rescale_type=rescale.code("RescaleType"),
+        rescaled=slope is not None and intercept is not None,
+        splits=_splits(group),
+    )
+
+
+def _splits(group: _Group) -> tuple[str, ...]:
+    content = group.find("FrameContentSequence")
+    echo = group.find("MREchoSequence").number("EffectiveEchoTime")
+    diffusion = group.find("MRDiffusionSequence").number("DiffusionBValue")
+    trigger = group.find("CardiacSynchronizationSequence").number("NominalCardiacTriggerDelayTime")
+    frame_type = group.find("MRImageFrameTypeSequence", "CTImageFrameTypeSequence", "PETFrameTypeSequence")
+    values = {
+        "AcquisitionNumber": _shown(content.number("FrameAcquisitionNumber")),
+        "EchoTime": _shown(echo),
+        "TemporalPositionIdentifier": _shown(content.number("TemporalPositionIndex")),
+        "TriggerTime": _shown(trigger),
+        "DiffusionBValue": _shown(diffusion),
+        "ImageType": "\\".join(frame_type.codes("FrameType")[2:]),
+        "ImageComments": content.text("FrameComments"),
+        "AcquisitionTime": content.code("FrameAcquisitionDateTime"),
+    }
+    return tuple(values.get(keyword, "") for keyword in SPLITTERS)
+
+
+def _shown(value: float | None) -> str:
+    return "" if value is None else f"{value:g}"
