@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -35,6 +36,7 @@ class Series:
         spacing_mm: Voxel size along i, j, k; None where it is unknown or the series has a problem.
         slices: The frames, in order along the slice normal where that is known.
         part: What tells this part from others of the same series, such as ``"EchoTime 20"``; empty for a whole series.
+        volumetric: Whether the images are slices of a volume; False for radiographs, ultrasound, photographs.
         localizer: Whether the images are localizers (scouts).
         derived: Whether the images are derived secondary images or projections.
         problem: Why it cannot be read, as far as headers tell; raised by ``read_volume``.
@@ -53,6 +55,7 @@ class Series:
     spacing_mm: tuple[float, float, float] | None = None
     slices: tuple[Slice, ...] = dataclasses.field(default=(), repr=False)
     part: str = ""
+    volumetric: bool = True
     localizer: bool = False
     derived: bool = False
     problem: DicomError | None = None
@@ -145,23 +148,24 @@ class StudyIndex:
     @property
     def studies(self) -> list[Study]:
         """The series and segmentations by study, in order of first series."""
-        keys: dict[tuple[str, str, str], str] = {}
-        for series in self.series:
-            keys.setdefault(series.group[:3], series.accession_number)
+        series: dict[tuple[str, str, str], list[Series]] = defaultdict(list)
+        segmentations: dict[tuple[str, str, str], list[Reference]] = defaultdict(list)
+        accessions: dict[tuple[str, str, str], str] = {}
+        for item in self.series:
+            series[item.group[:3]].append(item)
+            accessions.setdefault(item.group[:3], item.accession_number)
         for seg in self.segmentations:
-            keys.setdefault(_study_key(seg.header), seg.header.accession_number)
-        return [self._study(key, accession) for key, accession in keys.items()]
-
-    def _study(self, key: tuple[str, str, str], accession: str) -> Study:
-        return Study(
-            issuer_of_patient_id=key[0],
-            patient_id=key[1],
-            study_instance_uid=key[2],
-            accession_number=accession,
-            series=tuple(s for s in self.series if s.group[:3] == key),
-            segmentations=tuple(s for s in self.segmentations if _study_key(s.header) == key),
-        )
-
-
-def _study_key(header: ObjectHeader) -> tuple[str, str, str]:
-    return (header.issuer, header.patient_id, header.study_uid)
+            key = (seg.header.issuer, seg.header.patient_id, seg.header.study_uid)
+            segmentations[key].append(seg)
+            accessions.setdefault(key, seg.header.accession_number)
+        return [
+            Study(
+                issuer_of_patient_id=key[0],
+                patient_id=key[1],
+                study_instance_uid=key[2],
+                accession_number=accession,
+                series=tuple(series[key]),
+                segmentations=tuple(segmentations[key]),
+            )
+            for key, accession in accessions.items()
+        ]

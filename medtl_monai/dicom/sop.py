@@ -22,7 +22,10 @@ NATIVE = frozenset({IMPLICIT_LITTLE, EXPLICIT_LITTLE, DEFLATED, EXPLICIT_BIG})
 VOLUMETRIC = frozenset({"CT", "MR", "PT", "NM"})
 """Modalities whose images are slices of a volume: geometry is required, one slice alone is refused."""
 
-DISPLAY = frozenset({"CR", "DX", "MG", "XA", "RF", "IO", "PX", "US", "OT", "ES", "XC", "DG", "GM", "SM", "OP", "BI"})
+PROJECTION = frozenset({"CR", "DX", "MG", "XA", "RF", "IO", "PX"})
+"""Modalities whose images are projections: each one stands for itself, even where it has a place in the patient."""
+
+DISPLAY = PROJECTION | {"US", "OT", "ES", "XC", "DG", "GM", "OP", "BI"}
 """Modalities whose values only serve display: MONOCHROME1 is inverted so that high is bright."""
 
 

@@ -70,8 +70,8 @@ def _by_kind(headers: Sequence[Header]) -> list[list[Header]]:
 
 def _is_volumetric(header: Header) -> bool:
     plane = header.planes[0]
-    placed = plane.position is not None and plane.orientation is not None and plane.spacing is not None
-    return header.enhanced or header.modality in sop.VOLUMETRIC or (placed and header.frames == 1)
+    placed = plane.position is not None and plane.orientation is not None and header.frames == 1
+    return header.enhanced or header.modality in sop.VOLUMETRIC or (placed and header.modality not in sop.PROJECTION)
 
 
 # Duplicates
@@ -152,7 +152,7 @@ def _volumes(slices: tuple[Slice, ...], notes: tuple[str, ...]) -> list[_Part]:
     notes += dropped
     parts = []
     for group in groups:
-        label = "" if len(groups) == 1 else f"orientation {_orientation_name(group[0])}"
+        label = "" if len(groups) == 1 else f"orientation {stack.orientation_name(group[0])}"
         problem = _mixed(group)
         if problem:
             parts.append(_Part(group, label, notes, problem))
@@ -204,11 +204,6 @@ def _without_localizers(groups: list[tuple[Slice, ...]]) -> tuple[list[tuple[Sli
 
 def _is_localizer(header: Header) -> bool:
     return "LOCALIZER" in header.image_type
-
-
-def _orientation_name(item: Slice) -> str:
-    direction = np.abs(stack.normal(stack.plane_of(item).orientation or ()))
-    return ("sagittal", "coronal", "axial")[int(np.argmax(direction))]
 
 
 _SAME: tuple[tuple[str, Callable[[Slice], object]], ...] = (
@@ -333,6 +328,7 @@ def _series(root: Path, part: _Part, damaged: DicomError | None) -> Series:
         slices=slices,
         part=part.label,
         localizer=all(_is_localizer(item.header) for item in part.slices),
+        volumetric=_is_volumetric(first),
         derived=all(_is_derived(item.header) for item in part.slices),
         problem=problem,
         notes=notes,
@@ -346,6 +342,8 @@ def _measure(part: _Part) -> tuple[tuple[int, int, int], tuple[float, float, flo
         spacing = stack.plane_of(first).spacing
         size = (spacing[1], spacing[0], 1.0) if spacing else None
         return (form.columns, form.rows, 1), size, part.slices
+    if len(part.slices) == 1 and not stack.plane_of(first).thickness:
+        return (form.columns, form.rows, 1), None, part.slices
     built = stack.build_stack(part.slices)
     i, j, k = np.linalg.norm(built.affine[:3, :3], axis=0)
     return (form.columns, form.rows, len(part.slices)), (float(i), float(j), float(k)), built.slices

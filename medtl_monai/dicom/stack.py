@@ -67,6 +67,12 @@ def name_of(item: Slice) -> str:
     return f"{item.header.path} frame {item.frame + 1}" if item.header.frames > 1 else item.header.path
 
 
+def orientation_name(item: Slice) -> str:
+    """Return axial, coronal or sagittal, whichever is nearest to the slice normal."""
+    direction = np.abs(normal(plane_of(item).orientation or ()))
+    return ("sagittal", "coronal", "axial")[int(np.argmax(direction))]
+
+
 def require_geometry(item: Slice) -> None:
     """Check that a slice has position, orientation and spacing, all of them possible.
 

@@ -1,24 +1,263 @@
-"""Assemble one series into a volume."""
+"""Assemble one series into a volume: exact geometry, or a typed error."""
 
 from __future__ import annotations
 
+import dataclasses
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from medtl_monai.dicom.geometry import Volume
+import numpy as np
+from numpy.typing import NDArray
+
+from medtl_monai.dicom import sop, stack
+from medtl_monai.dicom.geometry import FloatArray, Volume
+from medtl_monai.dicom.header import Header
+from medtl_monai.dicom.index import scan
+from medtl_monai.dicom.pixels import FrameReader, modality_values
+from medtl_monai.dicom.select import Rules, choose, is_stub
 from medtl_monai.dicom.series import Series
+from medtl_monai.dicom.stack import Stack
+from medtl_monai.dicom.suv import suv_factor
+from medtl_monai.dicom.voi import apply_voi
+from medtl_monai.errors import ConfigError, DicomError, MedtlError
+
+_log = logging.getLogger(__name__)
 
 OnGap = Literal["error", "interpolate"]
+MAX_VOLUME_BYTES = 2**35
+"""Largest volume that is assembled, as float32."""
+_AIR_HU = -1024.0
 
 
 def read_volume(
     path: Path | str | Series,
     *,
-    select: Mapping[str, Any] | None = None,
+    select: Mapping[str, Any] | Rules | None = None,
     on_gap: OnGap = "error",
     units: str | None = None,
     voi: bool = False,
 ) -> Volume:
-    """Read one series into a volume: exact geometry, or a typed error."""
-    raise NotImplementedError
+    """Read one series into a volume.
+
+    Slices are ordered by their position along the slice normal only. Stored values become modality values with each
+    slice's own rescale; nothing else is done to them unless asked, and what is done is in ``Volume.notes``.
+
+    Args:
+        path: A :class:`Series` of a scan, a folder, or one file. A path must hold exactly one candidate.
+        select: Rules that narrow a path down to one candidate, see :class:`medtl_monai.dicom.select.Rules`;
+            ``{"min_slices": 1}`` accepts a lone slice of a volume.
+        on_gap: What to do about missing or uneven slices: an error that names them, or linear interpolation between
+            the neighbours (noted).
+        units: Unit the values must be in, such as ``"HU"``; ``"SUVbw"`` converts PET. None takes what there is.
+        voi: Apply the file's display window to 0 … 1. Two-dimensional display images only.
+
+    Returns:
+        float32 ``[i, j, k]`` (``[3, i, j, k]`` for colour) with its affine to RAS millimetres. The array is a view in
+        slice order, contiguous along i.
+
+    Raises:
+        DicomError: Whatever would make the volume wrong; names file and attribute.
+        ConfigError: ``select`` or ``on_gap`` is not valid.
+
+    Example:
+        >>> volume = read_volume("studies/case1/T1")                 # doctest: +SKIP
+        >>> volume.shape, volume.spacing_mm, volume.unit             # doctest: +SKIP
+        ((256, 256, 176), (1.0, 1.0, 1.0), 'any')
+    """
+    if on_gap not in ("error", "interpolate"):
+        raise ConfigError(f"{on_gap!r} is not known", where="on_gap", mend="Use 'error' or 'interpolate'")
+    rules = Rules.of(select)
+    series = path if isinstance(path, Series) else _only_series(Path(path), rules)
+    if series.problem is not None:
+        raise _again(series.problem)
+    if is_stub(series, rules.min_slices):
+        raise DicomError(
+            f"only {series.shape[2]} slice(s) of a volume",
+            where=series.files[0],
+            mend="Export the whole series, or pass select={'min_slices': 1}",
+        )
+    volume = _Assembly(series, on_gap, voi).volume()
+    return _in_units(volume, series, units)
+
+
+def _only_series(path: Path, rules: Rules) -> Series:
+    index = scan(path)
+    if not index.series and index.damaged:
+        raise _again(next(iter(index.damaged.values())))
+    if not index.series and index.segmentations:
+        raise DicomError("a segmentation, not an image", where=path.name, mend="Read it with read_seg")
+    return choose(index.series, rules, path.name)
+
+
+def _again(error: MedtlError) -> MedtlError:
+    """Copy an error that may be raised more than once, so that tracebacks do not pile up."""
+    return type(error)(error.what, where=error.where, mend=error.mend)
+
+
+@dataclasses.dataclass
+class _Assembly:
+    """The making of one volume."""
+
+    series: Series
+    on_gap: OnGap
+    voi: bool
+
+    def volume(self) -> Volume:
+        """Decode all slices into their places."""
+        first = self.series.slices[0].header
+        self.notes = list(self.series.notes)
+        if self.series.derived:
+            self.notes.append("derived images")
+        built = self._stack(first)
+        array = self._decode(built, first)
+        return Volume(
+            array=array,
+            affine=built.affine,
+            modality=self.series.modality,
+            unit="any" if self.voi else unit_of(first),
+            geometry=built.geometry,
+            spacing_known=self.series.volumetric or stack.plane_of(self.series.slices[0]).spacing is not None,
+            notes=tuple(self.notes),
+            series_uid=self.series.series_instance_uid,
+        )
+
+    def _stack(self, first: Header) -> Stack:
+        if not self.series.volumetric:
+            return self._planar(first)
+        built = stack.build_stack(self.series.slices)
+        self.notes.extend(built.notes)
+        if built.gap is not None:
+            if self.on_gap == "error" or built.count > 4 * len(built.slices):
+                raise built.gap
+            self.notes.append(f"{built.count - len(built.slices)} slice(s) interpolated: {len(built.slices)} were read")
+        return built
+
+    def _planar(self, first: Header) -> Stack:
+        if first.frames > 1:
+            raise DicomError(
+                f"a cine of {first.frames} frames is no single image",
+                where=f"{first.path}, NumberOfFrames",
+                mend="Export the frames you need as single images",
+            )
+        plane = first.planes[0]
+        step = np.array([0.0, 0.0, 1.0]) if plane.orientation is None else stack.normal(plane.orientation)
+        if plane.spacing is None:
+            self.notes.append("the pixel spacing is unknown")
+        affine = stack.plane_affine(plane, step)
+        return Stack(slices=self.series.slices, places=np.zeros(1), count=1, affine=affine)
+
+    def _decode(self, built: Stack, first: Header) -> FloatArray:
+        form = first.format
+        colour = form.samples > 1 or form.photometric == "PALETTE COLOR"
+        shape = (3, built.count, form.rows, form.columns) if colour else (built.count, form.rows, form.columns)
+        if 4 * np.prod([float(n) for n in shape]) > MAX_VOLUME_BYTES:
+            raise DicomError(
+                f"the volume {shape} is larger than {MAX_VOLUME_BYTES / 2**30:.0f} GiB",
+                where=first.path,
+                mend="Split the series",
+            )
+        array = np.empty(shape, np.float32)
+        self._fill(array, built, first)
+        return array.swapaxes(-1, -3)
+
+    def _fill(self, array: FloatArray, built: Stack, first: Header) -> None:
+        reader = FrameReader(self.series.root)
+        invert = self._inverts(first)
+        whole = bool((built.places == np.round(built.places)).all())
+        padding = _Padding(unit_of(first))
+        places = np.round(built.places).astype(int) if whole else np.arange(len(built.slices))
+        target = array if whole else np.empty((*array.shape[:-3], len(places), *array.shape[-2:]), np.float32)
+        for place, item in zip(places, built.slices, strict=True):
+            out = target[..., place, :, :]
+            mask = modality_values(reader, item.header, item.frame, out, invert and not self.voi)
+            if self.voi:
+                apply_voi(out, reader.dataset(item.header), item.header, invert)
+            elif mask is not None:
+                padding.mark(out, mask)
+        padding.settle(target, self.notes)
+        if not whole:
+            _interpolate(target, built.places, array, np.arange(built.count))
+        elif built.count > len(places):
+            lost = np.setdiff1d(np.arange(built.count), places)
+            _interpolate(target[..., places, :, :], built.places, array, lost)
+
+    def _inverts(self, first: Header) -> bool:
+        if self.voi and first.modality not in sop.DISPLAY:
+            raise DicomError(
+                f"a display window makes {first.modality} values meaningless",
+                where=first.path,
+                mend="Read it without voi",
+            )
+        if first.format.photometric != "MONOCHROME1":
+            return False
+        if first.modality in sop.DISPLAY:
+            self.notes.append("MONOCHROME1: dark and bright were exchanged, so that high values are bright")
+            return True
+        self.notes.append(f"MONOCHROME1 of {first.modality} values: not inverted")
+        return False
+
+
+def unit_of(header: Header) -> str:
+    """Return the unit of a file's modality values: HU, the Units of a PET image, or ``"any"``."""
+    plane = header.planes[0]
+    if header.modality == "CT" and plane.rescaled and plane.rescale_type in ("", "HU") and not header.lut:
+        return "HU"
+    if header.modality == "PT" and header.units:
+        return header.units
+    return "any"
+
+
+class _Padding:
+    """Replaces padding pixels: by air in CT, by the lowest value that is no padding elsewhere."""
+
+    def __init__(self, unit: str) -> None:
+        self.fill = _AIR_HU if unit == "HU" else np.nan
+        self.count = 0
+
+    def mark(self, out: FloatArray, mask: NDArray[np.bool_]) -> None:
+        """Fill the padding of one slice."""
+        out[mask] = self.fill
+        self.count += int(mask.sum())
+
+    def settle(self, array: FloatArray, notes: list[str]) -> None:
+        """Finish once all slices are there, and note what was done."""
+        if not self.count:
+            return
+        share = self.count / array.size
+        fill = self.fill
+        if np.isnan(fill):
+            fill = 0.0 if self.count == array.size else float(np.nanmin(array))
+            np.nan_to_num(array, copy=False, nan=fill)
+        notes.append(f"padding pixels ({share:.2%}) set to {fill:g}")
+
+
+def _interpolate(known: FloatArray, places: NDArray[np.float64], array: FloatArray, wanted: NDArray[np.int64]) -> None:
+    """Fill ``array[..., wanted, :, :]`` linearly between the known slices at ``places``."""
+    for k in wanted:
+        above = int(np.clip(np.searchsorted(places, k), 1, len(places) - 1))
+        low, high = places[above - 1], places[above]
+        weight = np.float32((k - low) / (high - low))
+        array[..., k, :, :] = known[..., above - 1, :, :] * (1 - weight) + known[..., above, :, :] * weight
+
+
+def _in_units(volume: Volume, series: Series, units: str | None) -> Volume:
+    """Convert to, or insist on, the wanted unit.
+
+    Raises:
+        DicomError: The volume is in another unit.
+    """
+    if units is None or units == "any" or units.lower() == volume.unit.lower():
+        return volume
+    first = series.slices[0].header
+    if units.lower() == "suvbw" and volume.modality == "PT":
+        factor = suv_factor(FrameReader(series.root).dataset(first), first)
+        note = f"converted from {volume.unit} to SUVbw, factor {factor:.6g}"
+        array = volume.array * np.float32(factor)
+        return volume.replace(array=array, unit="SUVbw", notes=(*volume.notes, note))
+    raise DicomError(
+        f"the values are in {volume.unit}, not {units}",
+        where=f"{first.path}, {'Units' if volume.modality == 'PT' else 'RescaleType'}",
+        mend="Choose a series in that unit, or change the unit that is asked for",
+    )
