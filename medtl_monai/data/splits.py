@@ -41,7 +41,7 @@ def make_splits(table: CaseTable, config: SplitConfig) -> Splits:
 
 
 def folds(table: CaseTable, n: int, config: SplitConfig) -> list[Splits]:
-    """n divisions whose test parts are disjoint and cover everything; val is carved out of the rest."""
+    """Give n divisions whose test parts are disjoint and cover everything; val is carved out of the rest."""
     raise NotImplementedError
 
 

@@ -1,0 +1,61 @@
+"""Telling from a labels table what kind of target its columns hold."""
+
+from __future__ import annotations
+
+from medtl_monai.config import DataConfig
+from medtl_monai.data.table import read_table
+from medtl_monai.errors import ConfigError, DataError
+from medtl_monai.specs import TargetKind
+
+_FILES = (".nii", ".nii.gz", ".dcm")
+_MANY = 10
+
+
+def infer_kind(config: DataConfig) -> TargetKind:
+    """Say what the target columns hold, for choosing a head when none is named.
+
+    Files are masks, lists such as ``a;b`` and several columns of 0 and 1 are several classes, more than ten distinct
+    numbers (or any with a fraction) are numbers, everything else is a class.
+
+    Raises:
+        ConfigError: If no table or target is given, or columns of different kinds are mixed.
+        DataError: If the table cannot be read or a column is not there.
+    """
+    if config.labels is None or not config.target:
+        raise ConfigError(
+            "data.labels and data.target are needed", mend="Give a CSV table and its label column: --labels --target"
+        )
+    table = read_table(config.labels)
+    kinds = {
+        column: _kind([r[column] for r in table.rows if not r.missing(column)], len(config.target) > 1)
+        for column in (table.require(name, "data.target") for name in config.target)
+    }
+    if len(set(kinds.values())) > 1:
+        raise DataError(
+            f"the target columns are of different kinds ({', '.join(f'{c}: {k}' for c, k in kinds.items())})",
+            where=config.labels.name,
+            mend="Name columns of one kind",
+        )
+    return next(iter(kinds.values()))
+
+
+def _kind(values: list[str], one_of_several: bool) -> TargetKind:
+    if values and all(v.lower().endswith(_FILES) for v in values):
+        return "mask"
+    if one_of_several and set(values) <= {"0", "1"}:
+        return "classes"
+    if any(";" in v for v in values):
+        return "classes"
+    numbers = [_number(v) for v in values]
+    if all(n is not None for n in numbers) and (
+        one_of_several or len(set(numbers)) > _MANY or any(n is not None and n != round(n) for n in numbers)
+    ):
+        return "number"
+    return "class"
+
+
+def _number(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None
