@@ -1,0 +1,68 @@
+"""The ``medtl`` command line. A command is one line in :data:`COMMANDS` and one module, imported when it is called."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+
+from medtl_monai.errors import MedtlError
+
+COMMANDS: dict[str, str] = {
+    "plugins": "List the plugins: what they offer, and why one does not work.",
+    "backbones": "List the backbones, or show one.",
+    "heads": "List the task heads, or show one.",
+    "policies": "List the freeze policies, or show one.",
+}
+"""Command name to the line shown for it; ``medtl_monai.cli.<name>`` holds its typer ``app``."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command and return the exit code.
+
+    0: done. 2: something the user can mend, said in one sentence on stderr. 130: interrupted. 1: anything else.
+    A traceback is shown with ``--debug`` only.
+
+    Args:
+        argv: The arguments after ``medtl``; default ``sys.argv[1:]``.
+    """
+    from medtl_monai.cli.application import application
+
+    arguments = list(sys.argv[1:] if argv is None else argv) or ["--help"]
+    state = {"debug": False}
+    try:
+        result = application().main(args=arguments, prog_name="medtl", standalone_mode=False, obj=state)
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        return _closed_pipe()
+    except Exception as error:
+        return _report(error, debug=state["debug"])
+    return result if isinstance(result, int) else 0
+
+
+def _closed_pipe() -> int:
+    # The reader (head, less) went away: point stdout elsewhere, or the interpreter complains while it exits.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 1
+
+
+def _report(error: Exception, *, debug: bool) -> int:
+    from medtl_monai.cli.output import print_error
+
+    if debug:
+        import traceback
+
+        traceback.print_exception(error)
+    if isinstance(error, MedtlError):
+        print_error(str(error))
+        return 2
+    if callable(format_message := getattr(error, "format_message", None)):
+        context = getattr(error, "ctx", None)
+        path = context.command_path if context is not None else "medtl"
+        print_error(f"{format_message()} See '{path} --help'.")
+        return 2
+    hint = "" if debug else "; run again with --debug"
+    print_error(f"internal error: {type(error).__name__}: {error}{hint}")
+    return 1
