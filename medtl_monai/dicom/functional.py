@@ -5,23 +5,37 @@ from __future__ import annotations
 from pydicom.dataset import Dataset
 
 from medtl_monai.dicom.elements import Elements
-from medtl_monai.dicom.header import SPLITTERS, PixelFormat, Plane
+from medtl_monai.dicom.header import SPLITTERS, Plane
 
 
-def frame_planes(elements: Elements, frames: int, form: PixelFormat) -> tuple[Plane, ...]:
+def frame_planes(elements: Elements, frames: int) -> tuple[Plane, ...]:
     """Return one plane a frame, or an empty tuple where there are no functional groups with positions.
 
     Raises:
         DicomError: The number of groups is not the number of frames.
     """
-    groups = elements.items("PerFrameFunctionalGroupsSequence")
-    if not groups:
-        return ()
-    shared = [Elements(item, elements.path) for item in elements.items("SharedFunctionalGroupsSequence")[:1]]
-    if len(groups) != frames:
-        raise elements.invalid("PerFrameFunctionalGroupsSequence", f"has {len(groups)} items for {frames} frames")
-    planes = tuple(_plane(_Group(Elements(group, elements.path), *shared)) for group in groups)
+    planes = tuple(_plane(group) for group in _groups(elements, frames))
     return planes if any(plane.position for plane in planes) else ()
+
+
+def frame_segments(elements: Elements, frames: int) -> tuple[int, ...]:
+    """Return the ReferencedSegmentNumber of every frame of a segmentation.
+
+    Raises:
+        DicomError: A frame does not tell.
+    """
+    groups = _groups(elements, frames)
+    if not groups:
+        raise elements.invalid("PerFrameFunctionalGroupsSequence", "is missing")
+    return tuple(g.find("SegmentIdentificationSequence").integer("ReferencedSegmentNumber") for g in groups)
+
+
+def _groups(elements: Elements, frames: int) -> list[_Group]:
+    groups = elements.items("PerFrameFunctionalGroupsSequence")
+    shared = [Elements(item, elements.path) for item in elements.items("SharedFunctionalGroupsSequence")[:1]]
+    if groups and len(groups) != frames:
+        raise elements.invalid("PerFrameFunctionalGroupsSequence", f"has {len(groups)} items for {frames} frames")
+    return [_Group(Elements(group, elements.path), *shared) for group in groups]
 
 
 class _Group:

@@ -243,7 +243,7 @@ def _image_header(opened: Opened, elements: Elements, sop_class: str) -> Header:
     if not 1 <= frames <= 1_000_000:
         raise elements.invalid("NumberOfFrames", f"is {frames}")
     form = _pixel_format(elements)
-    enhanced = frame_planes(elements, frames, form)
+    enhanced = frame_planes(elements, frames)
     padding = _padding(elements)
     return Header(
         **_identity(elements, sop_class),

@@ -138,7 +138,9 @@ def _used_bits(values: Array, header: Header) -> Array:
         DicomError: Other bits are set although no overlay is declared there: BitsStored is wrong, the values unknown.
     """
     form = header.format
-    native = values.astype(values.dtype.newbyteorder("="))
+    native = values if values.dtype.isnative else values.astype(values.dtype.newbyteorder("="))
+    if form.high_bit + 1 == form.stored and _within(native, form.stored, form.signed):
+        return native
     left, right = form.allocated - 1 - form.high_bit, form.allocated - form.stored
     used = np.right_shift(np.left_shift(native, left), right)
     if form.high_bit + 1 != form.stored or header.overlay_bits:
@@ -156,6 +158,12 @@ def _used_bits(values: Array, header: Header) -> Array:
             )
         used[pad] = native[pad]
     return used
+
+
+def _within(values: Array, bits: int, signed: bool) -> bool:
+    """Whether all values fit into ``bits`` bits; cheaper than masking them."""
+    high = int(values.max())
+    return (-(1 << bits - 1) <= int(values.min()) and high < 1 << bits - 1) if signed else high < 1 << bits
 
 
 def _padding_mask(stored: Array, header: Header) -> NDArray[np.bool_]:
