@@ -91,6 +91,15 @@ def test_label_smoothing_by_hand() -> None:
     torch.testing.assert_close(head.loss(logits, batch_of(torch.tensor([0]))), 0.9 * nll[0] + 0.1 * nll[1])
 
 
+def test_logits_do_not_lose_digits_under_autocast() -> None:
+    features, batch = case_data(2, 8)
+    head = ClassificationHead(context(info(5, 5))).eval()
+    with torch.autocast("cpu", torch.bfloat16):
+        output = head(features, batch)
+    assert torch.equal(output, head(features, batch))
+    assert not torch.equal(output, output.bfloat16().float())
+
+
 def test_half_precision_output_gives_a_float32_loss_and_probabilities() -> None:
     head = ClassificationHead(context(info(5, 5)))
     output = torch.tensor([[2.0, -1.0]], dtype=torch.bfloat16)

@@ -145,6 +145,24 @@ def test_only_the_last_convolution_is_outside_the_necks() -> None:
     assert head.project.weight.shape == (3, 16, 1, 1, 1)
 
 
+def test_a_step_of_one_voxel_is_refused_where_it_would_be_erased() -> None:
+    pyramid = stages((8, 8), (16, 16), (32, 32))
+    features, batch = features_of(pyramid, (16, 16)), batch_of(None, (16, 16))
+    with pytest.raises(DataError, match="one voxel"):
+        SegmentationHead(context(MASK, pyramid)).eval()(features, batch)
+    head = SegmentationHead(context(MASK, pyramid), norm="group").eval()
+    assert head(features, batch).std() > 0
+
+
+def test_logits_are_float32_under_autocast() -> None:
+    pyramid = stages((2, 2), (4, 4))
+    head = SegmentationHead(context(MASK, pyramid))
+    with torch.autocast("cpu", torch.bfloat16):
+        output = head(features_of(pyramid, (16, 12)), batch_of(None, (16, 12)))
+    assert output.dtype == torch.float32
+    assert output.std() > 0
+
+
 @pytest.mark.parametrize("norm", ["instance", "batch", "group"])
 def test_norms(norm: str) -> None:
     pyramid = stages((1, 1), (2, 2), channels=(6, 12))

@@ -8,7 +8,7 @@ from torch.nn import functional
 
 from medtl_monai.builtin.task_heads import scoring
 from medtl_monai.builtin.task_heads.checks import name_of, pick, require_counts, require_kind, within
-from medtl_monai.builtin.task_heads.pooling import GlobalPool
+from medtl_monai.builtin.task_heads.pooling import FullPrecisionLinear, GlobalPool
 from medtl_monai.errors import DataError
 from medtl_monai.modules import Batch, Head, Metric, Prediction
 from medtl_monai.specs import HeadContext, TargetInfo
@@ -50,7 +50,7 @@ class ClassificationHead(Head):
         _check_labels(context.target)
         self.pool = GlobalPool(context.stages, last=stages, kind=pool)
         self.dropout = nn.Dropout(within("dropout", dropout, 0, 1))
-        self.linear = nn.Linear(self.pool.features, len(context.target.classes))
+        self.linear = FullPrecisionLinear(self.pool.features, len(context.target.classes))
         self.label_smoothing = within("label_smoothing", label_smoothing, 0, 1)
         pick("class_weights", class_weights, ("balanced", "none"))
         balanced = class_weights == "balanced"

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from medtl_monai.builtin.task_heads.checks import pick, within
+from medtl_monai.errors import DataError
 from medtl_monai.specs import Stage
 
 NORMS = ("instance", "batch", "group")
@@ -129,7 +130,7 @@ class UpStage(nn.Module):
 
     def __init__(self, step: Step, *, spatial_dims: int, up: str = "interpolate", norm: str = "instance") -> None:
         super().__init__()
-        pick("norm", norm, NORMS)
+        self.norm = pick("norm", norm, NORMS)
         if pick("up", up, UPS) == "transposed":
             layer = nn.ConvTranspose2d if spatial_dims == 2 else nn.ConvTranspose3d
             self.up: nn.Module = layer(step.in_channels, step.out_channels, step.ratio, stride=step.ratio, bias=False)  # type: ignore[arg-type]
@@ -143,7 +144,17 @@ class UpStage(nn.Module):
         )
 
     def forward(self, coarse: Tensor, skip: Tensor | None, size: Sequence[int]) -> Tensor:
-        """Return ``[B, out_channels, *size]`` from ``coarse`` and the tap ``skip [B, skip_channels, *size]``."""
+        """Return ``[B, out_channels, *size]`` from ``coarse`` and the tap ``skip [B, skip_channels, *size]``.
+
+        Raises:
+            DataError: If instance normalisation would be left with a single voxel, which it turns into a constant.
+        """
+        if self.norm == "instance" and all(s == 1 for s in size):
+            raise DataError(
+                "a step of the decoder is one voxel large, and instance normalisation would erase it",
+                where="image size",
+                mend="Use larger images or patches, or the head option norm=group",
+            )
         x = resize(self.up(coarse), size)
         return self.convs(x if skip is None else torch.cat([x, skip], dim=1))
 

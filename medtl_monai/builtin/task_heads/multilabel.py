@@ -8,7 +8,7 @@ from torch.nn import functional
 
 from medtl_monai.builtin.task_heads import scoring
 from medtl_monai.builtin.task_heads.checks import name_of, pick, require_counts, require_kind, within
-from medtl_monai.builtin.task_heads.pooling import GlobalPool
+from medtl_monai.builtin.task_heads.pooling import FullPrecisionLinear, GlobalPool
 from medtl_monai.errors import DataError
 from medtl_monai.modules import Batch, Head, Metric, Prediction
 from medtl_monai.specs import HeadContext, TargetInfo
@@ -48,7 +48,7 @@ class MultilabelHead(Head):
         self.labels = context.target.classes
         self.pool = GlobalPool(context.stages, last=stages, kind=pool)
         self.dropout = nn.Dropout(within("dropout", dropout, 0, 1))
-        self.linear = nn.Linear(self.pool.features, len(self.labels))
+        self.linear = FullPrecisionLinear(self.pool.features, len(self.labels))
         pick("pos_weight", pos_weight, ("balanced", "none"))
         balanced = pos_weight == "balanced"
         self.register_buffer("pos_weight", balanced_pos_weight(context.target) if balanced else None)

@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from medtl_monai.builtin.task_heads import scoring
 from medtl_monai.builtin.task_heads.checks import name_of, pick, require_kind, within
-from medtl_monai.builtin.task_heads.pooling import GlobalPool
+from medtl_monai.builtin.task_heads.pooling import FullPrecisionLinear, GlobalPool
 from medtl_monai.errors import DataError
 from medtl_monai.modules import Batch, Head, Metric, Prediction
 from medtl_monai.specs import HeadContext, TargetInfo
@@ -55,7 +55,7 @@ class RegressionHead(Head):
         self.columns = context.target.columns
         self.pool = GlobalPool(context.stages, last=stages, kind=pool)
         self.dropout = nn.Dropout(within("dropout", dropout, 0, 1))
-        self.linear = nn.Linear(self.pool.features, len(self.columns))
+        self.linear = FullPrecisionLinear(self.pool.features, len(self.columns))
         self.criterion = _LOSSES[pick("loss", loss, tuple(_LOSSES))]
         self.register_buffer("mean", torch.tensor(context.target.mean, dtype=torch.float32))
         self.register_buffer("std", torch.tensor(context.target.std, dtype=torch.float32))

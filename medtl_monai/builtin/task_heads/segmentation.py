@@ -77,7 +77,8 @@ class SegmentationHead(Head):
             skip = None if step.tap is None else features[step.tap]
             size = strided_size(batch.spatial_size, step.stride) if skip is None else skip.shape[2:]
             x = stage(x, skip, size)
-        return resize(self.project(x), batch.spatial_size)
+        # float32: windows are summed and structures compared at this precision.
+        return resize(self.project(x).float(), batch.spatial_size)
 
     def loss(self, output: Tensor, batch: Batch) -> Tensor:
         """Return Dice plus cross-entropy against label indices ``[B, *spatial]``."""
