@@ -48,14 +48,14 @@ def read_nifti(path: Path, *, where: str = "") -> Volume:
     return Volume(array=array, affine=affine, geometry=_geometry(affine), notes=notes)
 
 
-def nifti_grid(path: Path, *, where: str = "") -> tuple[tuple[int, int, int], Affine, Geometry]:
-    """Return shape, affine and geometry from the header alone.
+def nifti_grid(path: Path, *, where: str = "") -> tuple[tuple[int, int, int], Affine]:
+    """Return shape and affine from the header alone.
 
     Raises:
         DataError: As :func:`read_nifti` does for what the header tells.
     """
     _, shape, affine, _ = _open(path, where or path.name)
-    return shape, affine, _geometry(affine)
+    return shape, affine
 
 
 def _open(path: Path, where: str) -> tuple[Any, tuple[int, int, int], Affine, tuple[str, ...]]:

@@ -1,0 +1,75 @@
+"""What planning needs to know of an image, without keeping its voxels."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Self
+
+from medtl_monai.config import PreprocessingConfig
+from medtl_monai.data.cases import Case, CaseTable
+from medtl_monai.data.grid import Grid
+from medtl_monai.data.nifti import nifti_grid
+from medtl_monai.dicom.geometry import Affine, Volume
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class ImageInfo:
+    """An image's geometry and kind.
+
+    Attributes:
+        shape: Size ``(i, j, k)``.
+        affine: Voxel indices to RAS millimetres.
+        channels: 1, or 3 for colour.
+        modality: DICOM Modality; empty where unknown.
+        unit: Unit of the values; ``"any"`` where unknown.
+        spacing_known: Whether the file tells the pixel spacing.
+    """
+
+    shape: tuple[int, int, int]
+    affine: Affine
+    channels: int = 1
+    modality: str = ""
+    unit: str = "any"
+    spacing_known: bool = True
+
+    @classmethod
+    def of(cls, volume: Volume) -> Self:
+        """Describe a volume."""
+        return cls(
+            shape=volume.shape,
+            affine=volume.affine,
+            channels=volume.channels,
+            modality=volume.modality,
+            unit=volume.unit,
+            spacing_known=volume.spacing_known,
+        )
+
+    @property
+    def grid(self) -> Grid:
+        """Its grid."""
+        return Grid(self.shape, self.affine)
+
+
+def image_info(table: CaseTable, case: Case, config: PreprocessingConfig | None = None) -> ImageInfo:
+    """Look at the image of a case: a NIfTI header, or a DICOM series as a whole.
+
+    Args:
+        table: The case's table.
+        case: One of its cases.
+        config: Says what to do about gaps, and the unit to convert to.
+
+    Raises:
+        DataError: If a NIfTI image cannot be used.
+        DicomError: If a series does not make a volume.
+    """
+    if isinstance(case.image, Path) and case.problem is None:
+        shape, affine = nifti_grid(case.image, where=f"case {case.case_id}, image")
+        return ImageInfo(shape=shape, affine=affine)
+    config = config or PreprocessingConfig()
+    return ImageInfo.of(table.read_volume(case, on_gap=config.on_gap, units=convertible(config.unit)))
+
+
+def convertible(unit: str | None) -> str | None:
+    """Return the unit if reading can convert to it (SUV of PET), else None: other units are only checked."""
+    return unit if unit is not None and unit.casefold() == "suvbw" else None
