@@ -90,8 +90,8 @@ def normalise(array: FloatArray, intensity: Intensity, where: str) -> tuple[Floa
         _refuse_flat(channel, "the image is constant after clipping", name)
         lowest = float(channel.min()) if floor is None else floor
         shift, scale = _shift_and_scale(channel, intensity, n, zeros, name)
-        channel -= np.float32(shift)
-        channel /= np.float32(scale)
+        np.subtract(channel, np.float32(shift), out=channel)
+        np.divide(channel, np.float32(scale), out=channel)
         if zeros is not None:
             channel[zeros] = 0
         background.append((lowest - shift) / scale if zeros is None else 0.0)

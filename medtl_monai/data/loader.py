@@ -1,26 +1,66 @@
-"""Batches whose content depends on (seed, epoch, position) only."""
+"""Batches whose content depends on seed, epoch and position alone.
+
+The number of workers, an interruption, and what else the process draws from its random generators change nothing.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+import os
+from collections.abc import Iterator, Sequence
 
+import numpy as np
+import torch
 from torch.utils.data import DataLoader, Sampler
 
-from medtl_monai.data.dataset import CaseDataset, Draw, Sample
+from medtl_monai.data.dataset import CaseDataset, Draw, Sample, collate
 
 
 class EpochSampler(Sampler[list[Draw]]):
-    """A batch sampler; ``set_epoch(e)`` before each epoch; ``len()`` = steps of an epoch."""
+    """Batches of draws for one epoch: as many passes over the cases as it takes to make ``min_steps`` batches.
+
+    Each pass has its own order and visits every case once. A last batch of a single case would break batch
+    normalisation ("Expected more than 1 value per channel"): that case joins the batch before it, where there is one.
+
+    Args:
+        n: Number of cases.
+        batch_size: Cases a batch.
+        min_steps: Fewest batches an epoch.
+        seed: Seed of the run.
+    """
 
     def __init__(self, n: int, batch_size: int, min_steps: int = 1, seed: int = 0) -> None:
-        raise NotImplementedError
+        if n < 1 or batch_size < 1:
+            raise ValueError(f"n is {n} and batch_size {batch_size}; both must be at least 1")
+        self.n = n
+        self.batch_size = batch_size
+        self.seed = seed
+        self.epoch = 0
+        self.batches = _batches(n, batch_size)
+        self.passes = max(1, math.ceil(min_steps / len(self.batches)))
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch that the next iteration gives."""
-        raise NotImplementedError
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self.batches) * self.passes
 
     def __iter__(self) -> Iterator[list[Draw]]:
-        raise NotImplementedError
+        source = np.random.SeedSequence([self.seed % 2**64, self.epoch])
+        order = np.random.default_rng(source)
+        seeds = source.generate_state(self.n * self.passes)
+        for turn in range(self.passes):
+            cases = order.permutation(self.n)
+            for batch in self.batches:
+                yield [Draw(int(cases[i]), int(seeds[turn * self.n + i])) for i in batch]
+
+
+def _batches(n: int, size: int) -> list[range]:
+    batches = [range(start, min(start + size, n)) for start in range(0, n, size)]
+    if size > 1 and len(batches) > 1 and len(batches[-1]) == 1:
+        batches[-2:] = [range(batches[-2].start, n)]
+    return batches
 
 
 def training_loader(
@@ -32,12 +72,56 @@ def training_loader(
     workers: int = 0,
     pin_memory: bool = False,
 ) -> DataLoader[Sample]:
-    """A loader whose ``batch_sampler`` is an EpochSampler; yields Batch."""
-    raise NotImplementedError
+    """Return a loader of shuffled, random items; call ``loader.batch_sampler.set_epoch(e)`` before each epoch.
+
+    Args:
+        dataset: The training cases.
+        batch_size: Cases (or patches) a batch.
+        min_steps: Fewest batches an epoch.
+        seed: Seed of the run.
+        workers: Loading processes; never more than there are processors.
+        pin_memory: Whether batches are put in pinned memory, for copies to a GPU.
+
+    Returns:
+        A loader of :class:`medtl_monai.modules.Batch`.
+    """
+    sampler = EpochSampler(len(dataset), batch_size, min_steps, seed)
+    return _loader(dataset, sampler, workers, pin_memory)
 
 
 def evaluation_loader(
     dataset: CaseDataset, *, batch_size: int = 1, workers: int = 0, pin_memory: bool = False
 ) -> DataLoader[Sample]:
-    """Cases in order, no randomness; one case a batch for segmentation; yields Batch."""
-    raise NotImplementedError
+    """Return a loader of the cases in order, whole and without randomness.
+
+    Args:
+        dataset: The cases.
+        batch_size: Cases a batch; segmentation always takes one, as sizes differ.
+        workers: Loading processes; never more than there are processors.
+        pin_memory: Whether batches are put in pinned memory.
+
+    Returns:
+        A loader of :class:`medtl_monai.modules.Batch`.
+    """
+    size = batch_size if dataset.preprocessing.size is not None else 1
+    draws = [Draw(i) for i in range(len(dataset))]
+    return _loader(dataset, [draws[i : i + size] for i in range(0, len(draws), size)], workers, pin_memory)
+
+
+def _loader(
+    dataset: CaseDataset, batches: Sampler[list[Draw]] | Sequence[list[Draw]], workers: int, pin_memory: bool
+) -> DataLoader[Sample]:
+    workers = min(workers, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+    if workers:
+        # Read once here; the workers share the memory instead of each filling a cache of its own.
+        dataset.prepare()
+    return DataLoader(
+        dataset,
+        batch_sampler=batches,
+        num_workers=workers,
+        collate_fn=collate,
+        pin_memory=pin_memory,
+        persistent_workers=workers > 0,
+        # A generator of its own: starting an epoch must not draw from the global one.
+        generator=torch.Generator(),
+    )
