@@ -134,7 +134,8 @@ def open_dataset(stream: BinaryIO, path: str, *, force: bool = False) -> Opened:
     Raises:
         DicomError: Not parseable, or inflating to more than :data:`MAX_INFLATED` bytes.
     """
-    stream = inflated(stream, path)
+    plain = inflated(stream, path)
+    deflated, stream = plain is not stream, plain
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -144,7 +145,7 @@ def open_dataset(stream: BinaryIO, path: str, *, force: bool = False) -> Opened:
             f"the header is damaged ({type(error).__name__})", where=path, mend="Export the file again, or remove it"
         ) from error
     implicit, little = dataset.original_encoding
-    syntax = str(dataset.file_meta.get("TransferSyntaxUID", "") or "")
+    syntax = sop.DEFLATED if deflated else str(dataset.file_meta.get("TransferSyntaxUID", "") or "")
     if not syntax:
         syntax = sop.IMPLICIT_LITTLE if implicit else sop.EXPLICIT_LITTLE if little else sop.EXPLICIT_BIG
     position = stream.tell()
