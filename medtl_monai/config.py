@@ -186,6 +186,32 @@ class RunConfig(_Section):
     """The run folder."""
 
 
+FLAGS = {
+    "studies": "data.studies",
+    "labels": "data.labels",
+    "target": "data.target",
+    "key": "data.key",
+    "image": "data.image",
+    "group_by": "data.group_by",
+    "split": "data.split",
+    "backbone": "model.backbone",
+    "weights": "model.weights",
+    "head": "model.head",
+    "policy": "model.policy",
+    "epochs": "training.epochs",
+    "batch_size": "training.batch_size",
+    "lr": "training.lr",
+    "patience": "training.patience",
+    "seed": "training.seed",
+    "device": "training.device",
+    "workers": "training.workers",
+    "augment": "augmentation.enabled",
+    "tune": "training.tune",
+    "out": "out",
+}
+"""Short names, on the command line and in Python, for the keys used most."""
+
+
 def load_config(path: Path | None = None, overrides: Mapping[str, Any] | None = None) -> RunConfig:
     """Read a YAML config and lay dotted overrides over it.
 

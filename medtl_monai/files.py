@@ -55,7 +55,8 @@ def translate_os_errors(path: Path) -> Iterator[None]:
                 "the disk is full, nothing was overwritten", where=path.name, mend="Free some space and resume"
             ) from error
         if isinstance(error, PermissionError):
-            raise StorageError("not allowed to write", where=path.name, mend="Check the folder's permissions") from error
+            mend = "Check the folder's permissions"
+            raise StorageError("not allowed to write", where=path.name, mend=mend) from error
         raise
 
 

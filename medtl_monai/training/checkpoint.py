@@ -11,6 +11,7 @@ import dataclasses
 import io
 import json
 import os
+import pickle
 import shutil
 from pathlib import Path
 from typing import Any
@@ -125,7 +126,7 @@ class CheckpointStore:
                 metadata = dict(file.metadata() or {})
             tensors = load_file(folder / MODEL)
             state = torch.load(folder / TRAINER, weights_only=True, map_location="cpu")
-        except (OSError, RuntimeError, SafetensorError, ValueError, EOFError) as error:
+        except (OSError, RuntimeError, SafetensorError, ValueError, EOFError, pickle.UnpicklingError) as error:
             mend = "Restore the folder from a copy, or train again"
             raise RunError(f"checkpoint {name} is damaged", where=self.folder.parent.name, mend=mend) from error
         return Checkpoint(tensors, metadata, state["optimizer"], state["extra"], Progress(**state["progress"]))

@@ -35,15 +35,24 @@ class RunFolder:
             RunError: If something is there already.
             StorageError: If the folder cannot be made.
         """
+        cls.check_free(path)
+        with translate_os_errors(path):
+            path.mkdir(parents=True, exist_ok=True)
+        return cls(path)
+
+    @staticmethod
+    def check_free(path: Path) -> None:
+        """Refuse a folder that is not empty, before any work is done for it.
+
+        Raises:
+            RunError: If something is there already.
+        """
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
             raise RunError(
                 "the run folder exists and is not empty",
                 where=path.name,
                 mend="Choose another --out, or continue it with --resume",
             )
-        with translate_os_errors(path):
-            path.mkdir(parents=True, exist_ok=True)
-        return cls(path)
 
     @classmethod
     def open(cls, path: Path) -> RunFolder:

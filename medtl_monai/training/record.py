@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+from medtl_monai.host import Choice, Host
 from medtl_monai.specs import HeadContext, Stage, TargetInfo, to_json
 
 
@@ -27,6 +28,17 @@ class ModelRecord:
     head_parameters: dict[str, Any]
     context: HeadContext
     preprocessing: dict[str, Any]
+
+    def choices(self, host: Host) -> tuple[Choice, Choice]:
+        """Return backbone and head with the options they were built with.
+
+        Raises:
+            PluginError: If a plugin that offers them is not installed.
+        """
+        return (
+            host.resolve("backbone", self.backbone, self.backbone_parameters),
+            host.resolve("head", self.head, self.head_parameters),
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON values."""

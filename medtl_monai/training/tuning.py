@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import math
 import statistics
 import time
 import types
@@ -58,7 +59,7 @@ class Tuning:
         return cls(**{**value, "fp32_layers": tuple(value["fp32_layers"])})
 
 
-def tune(model: TransferModel, batch: Batch, config: TrainingConfig, device: torch.device) -> Tuning:
+def tune(model: TransferModel, batch: Batch, config: TrainingConfig) -> Tuning:
     """Choose memory format and precision for this model at this batch's shapes.
 
     What the configuration fixes is not probed. The model, its statistics and the random state stay untouched.
@@ -67,7 +68,6 @@ def tune(model: TransferModel, batch: Batch, config: TrainingConfig, device: tor
         model: The assembled model, on ``device``.
         batch: A training batch, on ``device``.
         config: The training section.
-        device: Where training will run.
     """
     threads = torch.get_num_threads()
     formats = [False, True] if config.channels_last == "auto" else [config.channels_last]
@@ -83,7 +83,7 @@ def tune(model: TransferModel, batch: Batch, config: TrainingConfig, device: tor
     times: dict[str, float] = {}
     best = dataclasses.replace(fixed, channels_last=formats[0])
     for channels_last in formats:
-        for candidate in _candidates(model, batch, config, device, channels_last, threads):
+        for candidate in _candidates(model, batch, config, channels_last=channels_last, threads=threads):
             name = f"{candidate.precision}{' channels-last' if channels_last else ''}"
             times[name] = 1000 * step_seconds(model, batch, candidate)
             current = f"{best.precision}{' channels-last' if best.channels_last else ''}"
@@ -176,18 +176,13 @@ def _float32_forward(layer: nn.Module, x: Tensor) -> Tensor:
 
 
 def _candidates(
-    model: TransferModel,
-    batch: Batch,
-    config: TrainingConfig,
-    device: torch.device,
-    channels_last: bool,
-    threads: int,
+    model: TransferModel, batch: Batch, config: TrainingConfig, *, channels_last: bool, threads: int
 ) -> Iterator[Tuning]:
     precisions = ("fp32", "bf16") if config.precision == "auto" else (config.precision,)
     for precision in precisions:
         if precision == "fp32":
             yield Tuning(channels_last=channels_last, threads=threads)
-        elif config.precision == "bf16" or has_bf16(device):
+        elif config.precision == "bf16" or has_bf16(batch.image.device):
             layers = unsafe_layers(model, batch, channels_last)
             yield Tuning(precision="bf16", channels_last=channels_last, fp32_layers=layers, threads=threads)
 
@@ -223,16 +218,14 @@ def _recorder(name: str, seen: dict[str, tuple[Tensor, Tensor]]) -> Callable[...
 
 
 def _gradient_error(layer: nn.Module, x: Tensor, grad: Tensor) -> float:
-    weights = []
+    weight = layer.get_parameter("weight")
+    gradients = []
     for enabled in (False, True):
-        layer.zero_grad()
         with torch.autocast(x.device.type, dtype=torch.bfloat16, enabled=enabled):
             output = layer(x)
-        output.backward(grad.to(output.dtype))
-        weight = layer.weight.grad
-        weights.append(weight.detach().float().clone())
-    reference = weights[0].norm()
+        gradients.append(torch.autograd.grad(output, weight, grad.to(output.dtype))[0].float())
+    reference = gradients[0].norm()
     if reference == 0:
         return 0.0
-    error = float((weights[1] - weights[0]).norm() / reference)
-    return error if error == error else float("inf")
+    error = float((gradients[1] - gradients[0]).norm() / reference)
+    return error if math.isfinite(error) else math.inf

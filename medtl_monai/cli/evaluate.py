@@ -1,0 +1,53 @@
+"""``medtl evaluate``: how a run does on cases it has not learnt from."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from medtl_monai.cli.options import DebugOption, JsonOption, PluginOption
+from medtl_monai.cli.output import print_json, print_table
+from medtl_monai.cli.relocate import stored_config
+from medtl_monai.cli.settings import host_for
+
+app = typer.Typer()
+
+
+@app.command()
+def evaluate(
+    run: Annotated[Path, typer.Argument(help="A run folder.")],
+    part: Annotated[Literal["test", "val", "train"], typer.Option(help="Which cases.")] = "test",
+    studies: Annotated[Path | None, typer.Option(help="Where the studies are now, if they moved.")] = None,
+    labels: Annotated[Path | None, typer.Option(help="Where the labels are now, if they moved.")] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps or auto.")] = "auto",
+    plugin: PluginOption = None,
+    json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Measure a run on its test cases, with 95 % intervals by patient."""
+    config = stored_config(run, studies=studies, labels=labels)
+    host = host_for(config, plugin)
+    from medtl_monai.cli.progress import RichReporter
+    from medtl_monai.evaluation.evaluate import evaluate as evaluate_run
+    from medtl_monai.outputs.evaluation import write_evaluation
+    from medtl_monai.training.trained import TrainedRun
+
+    reporter = RichReporter()
+    try:
+        result = evaluate_run(TrainedRun(run, host, device=device), reporter, part=part, config=config)
+    finally:
+        reporter.finish()
+    folder = write_evaluation(run, result)
+    if json:
+        print_json(result.to_json())
+        return
+    rows = []
+    for name, value in result.metrics.items():
+        bounds = result.intervals.get(name)
+        shown = "too few patients" if bounds is None else f"{bounds.low:.3f} … {bounds.high:.3f}"
+        rows.append((name, "undefined" if math.isnan(value) else f"{value:.4f}", shown))
+    print_table((f"{part}: {result.cases} cases, {result.groups} groups", "value", "95 % interval"), rows)
+    typer.echo(f"written to {folder}; report: {run / 'report.html'}")

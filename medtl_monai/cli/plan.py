@@ -1,0 +1,138 @@
+"""What ``medtl train --dry-run`` shows: data, model, policy table, memory and time; nothing is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from medtl_monai.cli.catalogue import shape
+from medtl_monai.cli.output import print_fields, print_json, print_table
+
+if TYPE_CHECKING:
+    from medtl_monai.config import RunConfig
+    from medtl_monai.host import Host
+    from medtl_monai.training.assemble import Assembly
+    from medtl_monai.training.train import Estimate
+
+
+def show_plan(config: RunConfig, host: Host, *, json: bool) -> None:
+    """Assemble a run and print what it would do.
+
+    Raises:
+        MedtlError: With the first thing that does not fit, as training would.
+    """
+    from medtl_monai.cli.progress import RichReporter
+    from medtl_monai.training.assemble import assemble
+    from medtl_monai.training.datasets import load_datasets
+    from medtl_monai.training.train import estimate
+
+    reporter = RichReporter()
+    try:
+        assembly = assemble(config, host, reporter)
+        cost = estimate(assembly, load_datasets(assembly, reporter))
+    finally:
+        reporter.finish()
+    if json:
+        print_json(_as_json(assembly, cost))
+        return
+    print_fields(_data_fields(assembly))
+    _heading("Model")
+    print_fields(_model_fields(assembly))
+    if assembly.coverage is not None:
+        rows = assembly.coverage.rows()
+        print_table(
+            ("  Stage", "Role", "Loaded", "Missing", "Other shape"),
+            [
+                (f"  {r['stage']}", r["role"], f"{r['loaded']}/{r['total']}", str(r["missing"]), str(r["mismatched"]))
+                for r in rows
+            ],
+        )
+    _heading(f"Policy {assembly.schedule.policy}")
+    print_policy(assembly.schedule.summary())
+    _heading("Cost, from one measured step in plain float32")
+    print_fields(_cost_fields(cost))
+
+
+def print_policy(entries: Iterable[dict[str, Any]]) -> None:
+    """Print the rows of a policy table: epochs, stage, what trains, learning-rate factor, parameters."""
+    rows = []
+    for entry in entries:
+        epochs = f"{entry['first_epoch'] + 1}-{entry['last_epoch'] + 1}"
+        frozen = entry["trains"] == "none"
+        rows.append(
+            (
+                f"  {epochs}" + (f" (plateau {entry['plateaus']})" if entry["plateaus"] else ""),
+                entry["stage"],
+                entry["role"],
+                entry["weights"],
+                "frozen" if frozen else entry["trains"],
+                "-" if frozen else f"{entry['lr']:.3g}",
+                f"{entry['parameters'] or 0:,}" if not frozen else "0",
+            )
+        )
+    print_table(("  Epochs", "Stage", "Role", "Weights", "Trains", "LR factor", "Parameters"), rows)
+
+
+def _heading(text: str) -> None:
+    typer.echo(f"\n{text}")
+
+
+def _data_fields(assembly: Assembly) -> list[tuple[str, str]]:
+    data = assembly.data
+    info = assembly.record.context.target
+    parts = {part: data.splits.ids(part) for part in PARTS}
+    groups = {part: len({data.splits.groups[i] for i in ids}) for part, ids in parts.items()}
+    fields = [
+        ("Cases", ", ".join(f"{part} {len(ids)} ({groups[part]} groups)" for part, ids in parts.items())),
+        ("Target", f"{info.kind}: {', '.join(info.columns)}"),
+    ]
+    if info.counts:
+        pairs = zip(info.classes, info.counts, strict=True)
+        fields.append(("Training cases", ", ".join(f"{name} {count}" for name, count in pairs)))
+    elif info.classes:
+        fields.append(("Structures", ", ".join(info.classes)))
+    shown = data.preprocessing
+    size = shape(shown.size) if shown.size else "each image's own"
+    fields += [
+        ("Orientation", shown.orientation or "each image's own"),
+        ("Spacing", f"{shape(shown.spacing_mm)} mm" if shown.spacing_mm else "each image's own"),
+        ("Image size", size if shown.patch_size is None else f"{size}, patches {shape(shown.patch_size)}"),
+        ("Intensity", f"{shown.intensity.unit}, {shown.intensity.normalise}"),
+    ]
+    return fields
+
+
+def _model_fields(assembly: Assembly) -> list[tuple[str, str]]:
+    total = sum(p.numel() for p in assembly.model.parameters())
+    start = "random" if assembly.coverage is None else assembly.coverage.source
+    return [
+        ("Backbone", assembly.parts.backbone.qualified),
+        ("Head", assembly.parts.head.qualified),
+        ("Parameters", f"{total:,}"),
+        ("Start", start),
+        ("Device", str(assembly.device)),
+    ]
+
+
+def _cost_fields(cost: Estimate) -> list[tuple[str, str]]:
+    return [
+        ("Input", shape(cost.image_size)),
+        ("Steps", f"{cost.steps} of {1000 * cost.step_seconds:.0f} ms"),
+        ("Time", f"about {cost.seconds / 60:.1f} minutes, validation not counted"),
+        ("Memory", f"about {cost.memory_bytes / 2**20:.0f} MiB"),
+    ]
+
+
+def _as_json(assembly: Assembly, cost: Estimate) -> dict[str, Any]:
+    import dataclasses
+
+    data = assembly.data
+    return {
+        "cases": {part: list(data.splits.ids(part)) for part in PARTS},
+        "model": assembly.record.to_json(),
+        "coverage": assembly.coverage.to_json() if assembly.coverage else None,
+        "policy": assembly.schedule.summary(),
+        "cost": dataclasses.asdict(cost),
+    }

@@ -1,0 +1,130 @@
+"""``medtl train``: one run, from studies and labels to checkpoints."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from medtl_monai.cli.options import DebugOption, JsonOption, PluginOption
+from medtl_monai.cli.output import print_json, print_note
+from medtl_monai.cli.settings import ConfigArgument, SetOption, build_config, host_for
+
+app = typer.Typer()
+
+
+@app.command()
+def train(
+    config: ConfigArgument = None,
+    studies: Annotated[Path | None, typer.Option(help="A tree of DICOM files.")] = None,
+    labels: Annotated[Path | None, typer.Option(help="A CSV table, one row a case.")] = None,
+    target: Annotated[str | None, typer.Option(help="Label column, or several: a,b.")] = None,
+    key: Annotated[str | None, typer.Option(help="Column joined to the studies.")] = None,
+    image: Annotated[str | None, typer.Option(help="Column of NIfTI paths, without --studies.")] = None,
+    group_by: Annotated[str | None, typer.Option(help="Column that never straddles splits. Default: patient.")] = None,
+    split: Annotated[str | None, typer.Option(help="Column of given splits: train, val, test.")] = None,
+    backbone: Annotated[str | None, typer.Option(help="A name (options: name:key=value) or a run folder.")] = None,
+    weights: Annotated[str | None, typer.Option(help="Weights the backbone offers, or a file.")] = None,
+    head: Annotated[str | None, typer.Option(help="Default: chosen from the target.")] = None,
+    policy: Annotated[str | None, typer.Option(help="Default: lp-ft with weights, full without.")] = None,
+    out: Annotated[Path | None, typer.Option(help="The run folder.")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Number of epochs.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Images or patches a step.")] = None,
+    lr: Annotated[float | None, typer.Option(help="Base learning rate.")] = None,
+    patience: Annotated[int | None, typer.Option(help="Stop after so many epochs without gain.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of initialisation, order, augmentation.")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps or auto.")] = None,
+    workers: Annotated[int | None, typer.Option(help="Data-loading processes.")] = None,
+    augment: Annotated[bool | None, typer.Option("--augment/--no-augment", help="Random changes.")] = None,
+    tune: Annotated[bool | None, typer.Option("--tune/--no-tune", help="Probe memory format and precision.")] = None,
+    sets: SetOption = None,
+    resume: Annotated[Path | None, typer.Option(metavar="RUN", help="Go on with an interrupted run.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be done; train nothing.")] = False,
+    plugin: PluginOption = None,
+    json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Train a backbone and a head on labelled studies under a freeze policy."""
+    flags = {
+        "studies": studies, "labels": labels, "target": target, "key": key, "image": image, "group_by": group_by,
+        "split": split, "backbone": backbone, "weights": weights, "head": head, "policy": policy, "out": out,
+        "epochs": epochs, "batch_size": batch_size, "lr": lr, "patience": patience, "seed": seed, "device": device,
+        "workers": workers, "augment": augment, "tune": tune,
+    }  # fmt: skip
+    if resume is not None:
+        _resume(resume, flags, sets, plugin, json=json)
+    elif dry_run:
+        from medtl_monai.cli.plan import show_plan
+
+        settings = build_config(config, flags, sets)
+        show_plan(settings, host_for(settings, plugin), json=json)
+    else:
+        _train(config, flags, sets, plugin, json=json)
+
+
+def _train(
+    file: Path | None, flags: dict[str, Any], sets: list[str] | None, plugin: list[Path] | None, *, json: bool
+) -> None:
+    settings = build_config(file, flags, sets)
+    host = host_for(settings, plugin)
+    from medtl_monai.cli.progress import RichReporter
+    from medtl_monai.training.train import train as train_run
+
+    with _resumable(settings.out):
+        folder, _ = train_run(settings, host, RichReporter())
+    _report(folder.path, json=json)
+
+
+def _resume(
+    path: Path, flags: dict[str, Any], sets: list[str] | None, plugin: list[Path] | None, *, json: bool
+) -> None:
+    from medtl_monai.cli.progress import RichReporter
+    from medtl_monai.cli.relocate import stored_config
+    from medtl_monai.training.train import resume as resume_run
+
+    given = {name for name, value in flags.items() if value is not None}
+    settings = stored_config(
+        path, studies=flags["studies"], labels=flags["labels"], refuse=given - {"studies", "labels"}, sets=sets
+    )
+    with _resumable(path):
+        resume_run(path, host_for(settings, plugin), RichReporter(), config=settings)
+    _report(path, json=json)
+
+
+def _report(path: Path, *, json: bool) -> None:
+    from medtl_monai.training.folder import RunFolder
+
+    record = RunFolder.open(path).record
+    if json:
+        print_json({"run": str(path), **{k: v for k, v in record.items() if k not in ("model", "images")}})
+        return
+    early = ", stopped early" if record["stopped_early"] else ""
+    best = ""
+    if record["best_value"] is not None:
+        best = (
+            f"; best validation {record['key_metric']} {record['best_value']:.4f} in epoch {record['best_epoch'] + 1}"
+        )
+    typer.echo(f"finished {record['epochs']} epochs in {record['seconds']:.0f} s{early}{best}")
+    typer.echo(f"the run is in {path}; next: medtl evaluate {path}")
+
+
+@contextmanager
+def _resumable(path: Path | None) -> Iterator[None]:
+    """Turn a termination signal into an interrupt, and tell how to go on after one."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    except KeyboardInterrupt:
+        if path is not None and (path / "checkpoints" / "index.json").exists():
+            print_note(f"interrupted; every finished epoch is kept. Go on with: medtl train --resume {path}")
+        raise
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,1 @@
+"""Measuring a finished run on cases it has not learnt from."""

@@ -1,0 +1,209 @@
+"""Evaluating a finished run on one part of its cases, with intervals by patient."""
+
+from __future__ import annotations
+
+import dataclasses
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from medtl_monai.config import RunConfig
+from medtl_monai.data.cases import Case, CaseTable, load_cases
+from medtl_monai.data.splits import Part, Splits
+from medtl_monai.errors import DataError
+from medtl_monai.evaluation.statistics import Indices, Interval, interval
+from medtl_monai.modules import Batch, Prediction
+from medtl_monai.specs import TargetInfo
+from medtl_monai.training.reporter import Reporter
+from medtl_monai.training.scores import score
+from medtl_monai.training.trained import TrainedRun, concatenate
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CaseResult:
+    """One case: what was predicted, what is true, and for masks how well they agree.
+
+    Attributes:
+        case: The case.
+        prediction: A batch of one, masks left out (they are scored and let go).
+        target: ``[1, …]`` truth as heads see it; None for masks.
+        scores: Metrics of this case alone (masks only).
+    """
+
+    case: Case
+    prediction: Prediction
+    target: torch.Tensor | None
+    scores: dict[str, float]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """How a run does on a part of its cases.
+
+    Attributes:
+        run: Name of the run folder.
+        part: train, val or test.
+        checkpoint_epoch: Epochs the evaluated checkpoint had been trained for.
+        cases: Number of cases.
+        groups: Number of patients (or other groups).
+        metrics: Values by name.
+        intervals: 95 % intervals by name; None where there are too few patients.
+        results: Every case.
+        target: What the labels are.
+    """
+
+    run: str
+    part: str
+    checkpoint_epoch: int
+    cases: int
+    groups: int
+    metrics: dict[str, float]
+    intervals: dict[str, Interval | None]
+    results: tuple[CaseResult, ...]
+    target: TargetInfo
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the summary as plain JSON values."""
+        return {
+            "run": self.run,
+            "part": self.part,
+            "checkpoint_epoch": self.checkpoint_epoch,
+            "cases": self.cases,
+            "groups": self.groups,
+            "metrics": self.metrics,
+            "intervals": {k: None if v is None else [v.low, v.high] for k, v in self.intervals.items()},
+        }
+
+
+def evaluate(
+    run: TrainedRun,
+    reporter: Reporter,
+    *,
+    part: Part = "test",
+    config: RunConfig | None = None,
+    resamples: int = 999,
+) -> Evaluation:
+    """Predict every case of a part and measure.
+
+    Masks are compared on each image's own grid, not on the network's.
+
+    Args:
+        run: The trained run.
+        reporter: Who is told.
+        part: ``"train"``, ``"val"`` or ``"test"``.
+        config: The stored configuration with other places for the data, where it has moved.
+        resamples: Bootstrap resamples; 0 leaves the intervals out.
+
+    Raises:
+        DataError: If the part has no cases, or the data has changed.
+    """
+    config = config or run.folder.read_config()
+    info = run.record.context.target
+    table = load_cases(config.data, info.kind, classes=info.classes or None)
+    ids = Splits.read(run.folder.splits_file).ids(part)
+    cases = _cases(table, ids, part)
+    results = []
+    for n, case in enumerate(cases, 1):
+        results.append(_predict(run, table, case))
+        reporter.count(f"evaluating {part}", n, len(cases))
+    metrics, intervals = _measure(run, results, resamples)
+    return Evaluation(
+        run=run.folder.name,
+        part=part,
+        checkpoint_epoch=run.epoch,
+        cases=len(cases),
+        groups=len({case.group for case in cases}),
+        metrics=metrics,
+        intervals=intervals,
+        results=tuple(results),
+        target=info,
+    )
+
+
+def _cases(table: CaseTable, ids: Sequence[str], part: str) -> list[Case]:
+    if not ids:
+        mend = f"Choose another part with --part, or train with a larger splits.{part}"
+        raise DataError(f"the run has no {part} cases", mend=mend)
+    found = {case.case_id for case in table.cases}
+    missing = [case_id for case_id in ids if case_id not in found]
+    if missing:
+        raise DataError(
+            f"{len(missing)} of the run's {len(ids)} {part} cases are no longer there: {', '.join(missing[:5])}",
+            mend="Give the same studies, labels and id key as in training",
+        )
+    return [table[case_id] for case_id in ids]
+
+
+def _predict(run: TrainedRun, table: CaseTable, case: Case) -> CaseResult:
+    volume = table.read_volume(case, on_gap=run.preprocessing.on_gap)
+    prediction = run.predict(volume, case_id=case.case_id)
+    truth = torch.as_tensor(np.asarray(table.read_target(case, volume)))[None]
+    if table.kind != "mask":
+        return CaseResult(case=case, prediction=prediction, target=truth, scores={})
+    batch = Batch(image=torch.empty(0), spatial_size=volume.shape, target=truth.long())
+    return CaseResult(
+        case=case, prediction=Prediction(), target=None, scores=score(run.model.head.metrics(), prediction, batch)
+    )
+
+
+def _measure(
+    run: TrainedRun, results: list[CaseResult], resamples: int
+) -> tuple[dict[str, float], dict[str, Interval | None]]:
+    groups = [result.case.group for result in results]
+    everything = np.arange(len(results))
+    compute: Callable[[Indices], dict[str, float]]
+    compute = _MaskScores(results) if results[0].scores else _JointScores(run, results)
+    with warnings.catch_warnings():
+        # MONAI warns about a class without cases; the value is then NaN and shown as such.
+        warnings.simplefilter("ignore", UserWarning)
+        metrics = compute(everything)
+        intervals = {name: interval(_one(compute, name), groups, resamples=resamples) for name in metrics if resamples}
+    return metrics, intervals
+
+
+def _one(compute: Callable[[Indices], dict[str, float]], name: str) -> Callable[[Indices], float]:
+    return lambda chosen: compute(chosen)[name]
+
+
+class _MaskScores:
+    """Means over cases of what each case scores; a structure absent from a case does not count there."""
+
+    def __init__(self, results: list[CaseResult]) -> None:
+        self.names = list(results[0].scores)
+        self.values = np.array([[r.scores[name] for name in self.names] for r in results])
+
+    def __call__(self, chosen: Indices) -> dict[str, float]:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)
+            means = dict(zip(self.names, np.nanmean(self.values[chosen], axis=0).tolist(), strict=True))
+        for name in self.names:
+            parts = [v for k, v in means.items() if k.startswith(f"{name}/") and np.isfinite(v)]
+            if parts:
+                means[name] = float(np.mean(parts))
+        return means
+
+
+class _JointScores:
+    """Metrics that need all cases at once, such as an AUC; the same resample is computed only once."""
+
+    def __init__(self, run: TrainedRun, results: list[CaseResult]) -> None:
+        self.metrics = run.model.head.metrics()
+        self.prediction = concatenate(r.prediction for r in results)
+        self.target = torch.cat([r.target for r in results if r.target is not None])
+        self.cache: dict[bytes, dict[str, float]] = {}
+
+    def __call__(self, chosen: Indices) -> dict[str, float]:
+        key = chosen.tobytes()
+        if key not in self.cache:
+            index = torch.from_numpy(chosen)
+            taken = {
+                f.name: value[index]
+                for f in dataclasses.fields(Prediction)
+                if (value := getattr(self.prediction, f.name)) is not None
+            }
+            batch = Batch(image=torch.empty(0), spatial_size=(), target=self.target[index])
+            self.cache[key] = score(self.metrics, Prediction(**taken), batch)
+        return self.cache[key]

@@ -1,0 +1,101 @@
+"""Predictions as CSV rows and masks as NIfTI files."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+from torch import Tensor
+
+from medtl_monai.dicom.geometry import Volume
+from medtl_monai.evaluation.evaluate import Evaluation
+from medtl_monai.files import atomic_path, write_text
+from medtl_monai.modules import Prediction
+from medtl_monai.specs import TargetInfo
+
+
+def prediction_columns(prediction: Prediction, target: TargetInfo) -> dict[str, str]:
+    """Return one case's prediction as CSV cells.
+
+    Classes: ``predicted`` and one probability a class; several classes: 0 or 1 and a probability each; numbers: one
+    column each; masks: nothing (they are files).
+    """
+    cells: dict[str, str] = {}
+    if target.kind == "class" and prediction.classes is not None:
+        cells["predicted"] = target.classes[int(prediction.classes[0])]
+    if target.kind == "classes" and prediction.classes is not None:
+        names = zip(target.classes, prediction.classes[0], strict=True)
+        cells |= {f"predicted_{name}": str(int(value)) for name, value in names}
+    if target.kind in ("class", "classes") and prediction.probabilities is not None:
+        values = zip(target.classes, prediction.probabilities[0], strict=True)
+        cells |= {f"probability_{name}": f"{float(p):.6f}" for name, p in values}
+    if target.kind == "number" and prediction.values is not None:
+        names = zip(target.columns, prediction.values[0], strict=True)
+        cells |= {f"predicted_{name}": f"{float(v):.6g}" for name, v in names}
+    return cells
+
+
+def truth_columns(truth: Tensor | None, target: TargetInfo) -> dict[str, str]:
+    """Return one case's label as CSV cells."""
+    if truth is None:
+        return {}
+    if target.kind == "class":
+        return {"true": target.classes[int(truth.reshape(-1)[0])]}
+    names = target.classes if target.kind == "classes" else target.columns
+    values = zip(names, truth.reshape(-1).tolist(), strict=True)
+    return {f"true_{name}": "" if math.isnan(v) else f"{v:.6g}" for name, v in values}
+
+
+def evaluation_rows(evaluation: Evaluation) -> list[dict[str, str]]:
+    """Return one row a case: case id, CSV row, truth, prediction or scores."""
+    rows = []
+    for result in evaluation.results:
+        scores = {k: "" if math.isnan(v) else f"{v:.6f}" for k, v in result.scores.items()}
+        rows.append(
+            {
+                "case_id": result.case.case_id,
+                "row": str(result.case.row or ""),
+                **truth_columns(result.target, evaluation.target),
+                **prediction_columns(result.prediction, evaluation.target),
+                **scores,
+            }
+        )
+    return rows
+
+
+def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write rows atomically; columns in order of first appearance."""
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, lineterminator="\n", restval="")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text(path, text.getvalue())
+
+
+def write_mask(path: Path, mask: np.ndarray[Any, np.dtype[np.int16]], volume: Volume) -> None:
+    """Write a label mask on the volume's own grid as NIfTI.
+
+    A sheared grid (gantry tilt) has no quaternion form; only the affine form is then written as valid.
+    """
+    image = nib.Nifti1Image(mask.astype(np.uint8 if mask.max(initial=0) < 256 else np.int16), volume.affine)
+    image.header.set_xyzt_units("mm")
+    image.set_sform(volume.affine, code=1)
+    if volume.geometry == "regular":
+        image.set_qform(volume.affine, code=1)
+    with atomic_path(path) as temporary:
+        # No time stamp in the header: equal masks are equal files.
+        temporary.write_bytes(gzip.compress(image.to_bytes(), compresslevel=6, mtime=0))
+
+
+def volumes_ml(mask: np.ndarray[Any, np.dtype[np.int16]], volume: Volume, names: Iterable[str]) -> dict[str, str]:
+    """Return the volume of each structure (the background left out) in millilitres."""
+    voxel_ml = abs(float(np.linalg.det(volume.affine[:3, :3]))) / 1000
+    return {f"{name}_ml": f"{np.count_nonzero(mask == k) * voxel_ml:.6g}" for k, name in enumerate(names, 1)}

@@ -1,0 +1,56 @@
+"""The images a run trains and validates on, read once and checked."""
+
+from __future__ import annotations
+
+import dataclasses
+from functools import partial
+
+from medtl_monai.data.augmentation import augmentation
+from medtl_monai.data.dataset import CaseDataset, Draw, collate
+from medtl_monai.data.splits import check_contents
+from medtl_monai.modules import Batch
+from medtl_monai.training.assemble import Assembly
+from medtl_monai.training.reporter import Reporter
+
+
+@dataclasses.dataclass(frozen=True)
+class Datasets:
+    """Preprocessed training and validation cases.
+
+    Attributes:
+        train: Training cases, augmented as the configuration says.
+        val: Validation cases as they are; None without a validation part.
+    """
+
+    train: CaseDataset
+    val: CaseDataset | None
+
+    def probe(self, batch_size: int) -> Batch:
+        """Return a training batch of the size and shape that training will use."""
+        size = min(batch_size, len(self.train))
+        return collate([self.train[Draw(case, seed=case)] for case in range(size)])
+
+
+def load_datasets(assembly: Assembly, reporter: Reporter) -> Datasets:
+    """Read and preprocess every training and validation case, so that a bad one stops the run before its first step.
+
+    Raises:
+        MedtlError: If a case cannot be read or does not fit, or the same image is in both parts.
+    """
+    data, preprocessing = assembly.data, assembly.data.preprocessing
+    augment = augmentation(
+        assembly.config.augmentation,
+        data.table.kind,
+        preprocessing.spatial_dims,
+        spacing_mm=preprocessing.spacing_mm,
+    )
+    train = CaseDataset(data.table, data.splits.ids("train"), preprocessing, augment=augment)
+    ids = data.splits.ids("val")
+    val = CaseDataset(data.table, ids, preprocessing) if ids else None
+    contents: dict[str, str] = {}
+    for dataset, name in ((train, "training"), (val, "validation")):
+        if dataset is not None:
+            dataset.prepare(partial(reporter.count, f"reading {name} images"))
+            contents |= dataset.contents
+    check_contents(data.splits, contents)
+    return Datasets(train, val)

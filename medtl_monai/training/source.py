@@ -1,0 +1,63 @@
+"""A finished run as a backbone: its shared layers, what they expect to see, and where their weights are."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+from medtl_monai.data.preprocessing import Preprocessing
+from medtl_monai.errors import ConfigError
+from medtl_monai.host import Choice, Host
+from medtl_monai.specs import BackboneSpec, InputSpec
+from medtl_monai.training.checkpoint import CheckpointStore
+from medtl_monai.training.folder import RunFolder
+from medtl_monai.training.record import ModelRecord
+
+
+@dataclasses.dataclass(frozen=True)
+class RunSource:
+    """A finished run whose shared layers another run reuses.
+
+    Attributes:
+        folder: The run's folder.
+        record: How its model was built.
+    """
+
+    folder: RunFolder
+    record: ModelRecord
+
+    def backbone(self, host: Host) -> Choice:
+        """Return the run's backbone, with the options it was built with."""
+        return self.record.choices(host)[0]
+
+    def input_spec(self, choice: Choice) -> InputSpec:
+        """Return what the shared layers have learnt to see: the run's orientation, spacing and normalisation."""
+        spec = choice.spec
+        if not isinstance(spec, BackboneSpec):
+            raise TypeError(f"{choice.qualified} is not a backbone")
+        seen = Preprocessing.from_json(self.record.preprocessing)
+        return dataclasses.replace(
+            spec.input, orientation=seen.orientation, spacing_mm=seen.spacing_mm, intensity=seen.intensity
+        )
+
+    @property
+    def model_file(self) -> Path:
+        """The tensors of its best checkpoint."""
+        return CheckpointStore(self.folder.checkpoints).model_file("best")
+
+
+def open_source(text: str) -> RunSource | None:
+    """Open the run that a backbone's name stands for; None if it is not a folder.
+
+    Raises:
+        ConfigError: If it is a folder without a run in it.
+        RunError: If the run is damaged or newer than this medtl.
+    """
+    path = Path(text)
+    if not path.is_dir():
+        return None
+    if not (path / "run.json").is_file():
+        mend = "Give the folder of a finished run, or a name from 'medtl backbones'"
+        raise ConfigError("the folder is not a run", where=f"model.backbone={path.name}", mend=mend)
+    folder = RunFolder.open(path)
+    return RunSource(folder, ModelRecord.from_json(folder.record["model"]))
