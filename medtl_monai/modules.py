@@ -13,15 +13,26 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor, nn
 
+from medtl_monai.specs import InputSpec, Stage
+
 
 class Backbone(nn.Module):
     """An ordered list of named stages; stage *i* maps state *i - 1* to state *i*.
 
     Subclasses fill ``stages``; every parameter belongs to exactly one stage. A state is one tensor ``[B, C, *spatial]``
     (or tokens); :meth:`tap` turns it into the feature map a head sees, identity by default.
+
+    Attributes:
+        stages: The stages by name, in order.
+        stage_specs: Channels and strides of the stages as built, where a parameter changes what the backbone's spec
+            declares for the defaults; None means the spec's ``stages`` hold.
+        input_spec: What this instance wants to see, where a parameter changes it (fewer levels need less divisible
+            sizes); None means the spec's ``input`` holds.
     """
 
     stages: nn.ModuleDict
+    stage_specs: tuple[Stage, ...] | None = None
+    input_spec: InputSpec | None = None
 
     def tap(self, name: str, state: Tensor) -> Tensor:
         """Return the feature map ``[B, channels, *spatial]`` of stage ``name`` from its state."""
