@@ -51,10 +51,9 @@ def assign(
     state = _State(features, fixed, shares)
     while state.open:
         feature = state.rarest()
-        for group in order:
+        for group in order.tolist():
             if group in state.open and (feature is None or features[group, feature]):
-                state.place(int(group), state.neediest(int(group), feature, random))
-                break
+                state.place(group, state.neediest(group, feature, random))
     return state.parts
 
 

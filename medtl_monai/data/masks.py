@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-import pydicom
 from numpy.typing import NDArray
 
 from medtl_monai.data.grid import Grid, coincidence, take
 from medtl_monai.data.nifti import is_nifti, read_nifti
 from medtl_monai.data.table import listing
 from medtl_monai.dicom import Volume, read_seg
+from medtl_monai.dicom.segfile import open_seg
 from medtl_monai.errors import DataError
 
 Labels = NDArray[np.int16]
 
 GRID_TOLERANCE_MM = 1e-3
-_SEG_CLASSES = ("1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7")
 _LARGEST = 1000
 
 
@@ -174,13 +173,7 @@ def _match(found: set[str], longest: Sequence[str], structures: Sequence[str], w
 
 
 def _segment_names(path: Path, where: str) -> tuple[str, ...]:
-    try:
-        dataset = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=["SOPClassUID", "SegmentSequence"])
-        segments: Iterable[pydicom.Dataset] = dataset.get("SegmentSequence") or ()
-        names = [str(s.SegmentLabel).strip() for s in sorted(segments, key=lambda s: int(s.SegmentNumber))]
-    except (OSError, AttributeError, ValueError, pydicom.errors.InvalidDicomError) as error:
-        what = f"the mask cannot be read as DICOM SEG ({type(error).__name__})"
-        raise DataError(what, where=where, mend="Export it again") from error
-    if dataset.get("SOPClassUID") not in _SEG_CLASSES or not names:
-        raise DataError("the mask is DICOM, but not a SEG with segments", where=where, mend="Name a DICOM SEG file")
+    names = open_seg(path, where).names
+    if not names:
+        raise DataError("the DICOM SEG has no segments", where=where, mend="Export it again")
     return tuple(dict.fromkeys(names))

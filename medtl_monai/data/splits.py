@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import io
+import math
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -97,8 +98,7 @@ def make_splits(table: CaseTable, config: SplitConfig) -> Splits:
     groups = {case.case_id: case.group for case in table}
     fixed = _by_group(given, groups, "the table's split column" if stored is None else "the stored splits")
     shares = [1 - config.val - config.test, config.val, config.test]
-    carved = bool(given) and config.val > 0 and len(given) == len(table) and "val" not in given.values()
-    if carved:
+    if stored is None and config.val > 0 and len(given) == len(table) and "val" not in given.values():
         notes.append("no case is given as val: some of those given as train are taken")
         assigned = _carve_val(table, config, fixed)
     else:
@@ -233,7 +233,7 @@ def _carve_val(table: CaseTable, config: SplitConfig, fixed: Mapping[str, Part])
     val = min(config.val * len(fixed) / rest, 0.5)
     share = rest / len(fixed)
     shares = [share * (1 - val), share * val, 1 - share]
-    return _assign(table, config, shares, test, np.random.default_rng(config.seed)) if rest else dict(fixed)
+    return _assign(table, config, shares, test, np.random.default_rng(config.seed))
 
 
 def _refuse_few(groups: int, needed: int, what: str) -> None:
@@ -280,7 +280,7 @@ def _quantiles(groups: Sequence[Sequence[Case]]) -> Features:
 
 def _first_number(case: Case) -> float:
     values = case.target if isinstance(case.target, tuple) else ()
-    return next((v for v in values if v == v), 0.0)
+    return next((v for v in values if not math.isnan(v)), 0.0)
 
 
 def _missing_classes(table: CaseTable, parts: Mapping[str, Part]) -> tuple[str, ...]:
