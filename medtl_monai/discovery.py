@@ -93,14 +93,14 @@ class Gate:
 
     def warnings(self, installed: Sequence[PluginRecord], builtin: PluginRecord) -> tuple[str, ...]:
         """Return a sentence for each item that names no installed plugin, and for an attempt to block built-ins."""
-        known = {name for record in installed for name in (record.entry_point, record.distribution, record.name)}
+        known = {record.distribution for record in installed} | {record.entry_point for record in installed}
         found = []
         for variable, items in (("MEDTL_PLUGINS", self.allowed or ()), ("MEDTL_BLOCK", self.blocked)):
             for item in items:
                 if _names(item, builtin):
                     found += ["MEDTL_BLOCK names the built-ins, which cannot be blocked."] * (items is self.blocked)
                 elif not any(_names(item, record) for record in installed):
-                    found.append(f"{variable} names {item!r}, which is not installed. {did_you_mean(item, known)}")
+                    found.append(f"{variable} names {item!r}, which is not installed. {did_you_mean(item, known, n=1)}")
         return tuple(found)
 
 

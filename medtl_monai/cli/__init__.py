@@ -9,6 +9,12 @@ from collections.abc import Sequence
 from medtl_monai.errors import MedtlError
 
 COMMANDS: dict[str, str] = {
+    "train": "Train a backbone and a head on labelled studies.",
+    "evaluate": "Measure a run on cases it has not learnt from.",
+    "predict": "Apply a run to new studies.",
+    "runs": "List the runs below a folder.",
+    "config": "Print the resolved configuration, or its schema.",
+    "demo": "Source task, transfer, and training from scratch, side by side.",
     "plugins": "List the plugins: what they offer, and why one does not work.",
     "backbones": "List the backbones, or show one.",
     "heads": "List the task heads, or show one.",
@@ -61,7 +67,8 @@ def _report(error: Exception, *, debug: bool) -> int:
     if callable(format_message := getattr(error, "format_message", None)):
         context = getattr(error, "ctx", None)
         path = context.command_path if context is not None else "medtl"
-        print_error(f"{format_message()} See '{path} --help'.")
+        text = str(format_message()).rstrip(".")
+        print_error(f"{text}{'' if text.endswith('?') else '.'} See '{path} --help'.")
         return 2
     hint = "" if debug else "; run again with --debug"
     print_error(f"internal error: {type(error).__name__}: {error}{hint}")

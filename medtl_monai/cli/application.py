@@ -10,6 +10,7 @@ from typer.core import TyperCommand, TyperGroup
 
 from medtl_monai import __version__
 from medtl_monai.cli import COMMANDS
+from medtl_monai.cli.lighten import lighten
 from medtl_monai.cli.options import DebugOption
 
 
@@ -46,6 +47,8 @@ def load_command(name: str) -> Any:
     module = importlib.import_module(f"medtl_monai.cli.{name.replace('-', '_')}")
     command = typer.main.get_command(module.app)
     command.name = name
+    for each in (command, *getattr(command, "commands", {}).values()):
+        lighten(each)
     return command
 
 
@@ -53,7 +56,7 @@ def application() -> Any:
     """Return the root command."""
     app = typer.Typer(cls=LazyGroup, pretty_exceptions_enable=False)
     app.callback()(_root)
-    return typer.main.get_command(app)
+    return lighten(typer.main.get_command(app))
 
 
 def _version(value: bool) -> None:

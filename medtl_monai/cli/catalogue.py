@@ -28,7 +28,7 @@ def print_list(
     Args:
         host: The plugins.
         kind: backbone, head or policy.
-        pattern: Wildcards (``*``, ``?``, ``[ab]``) matched against the short and the qualified name; None is all.
+        pattern: Wildcards (``*``, ``?``, ``[ab]``) for the short name, with a colon for the qualified one; None is all.
         keep: The command's own filter.
         json: Print a list of objects; an empty result is ``[]``.
         columns: Titles between the name and the summary.
@@ -90,7 +90,7 @@ def shape(values: Sequence[float]) -> str:
 
 
 def _matches(entry: Entry, pattern: str | None) -> bool:
-    return pattern is None or any(fnmatch.fnmatchcase(name, pattern) for name in (entry.name, entry.qualified))
+    return pattern is None or fnmatch.fnmatchcase(entry.qualified if ":" in pattern else entry.name, pattern)
 
 
 def _hint(entries: Sequence[Entry], pattern: str | None) -> str:
