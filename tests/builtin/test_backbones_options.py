@@ -14,7 +14,7 @@ FLAT = ((1, 3, 3), (1, 3, 3), (3, 3, 3), (3, 3, 3))
 
 # name, our options, MONAI's options, size, channels, deepest stride
 VARIANTS = [
-    ("resnet18-3d", {"conv1_t_stride": 1, "no_max_pool": True}, {"conv1_t_stride": 1, "no_max_pool": True}, 16, 512, 8),
+    ("resnet10-3d", {"conv1_t_stride": 1, "no_max_pool": True}, {"conv1_t_stride": 1, "no_max_pool": True}, 16, 512, 8),
     ("resnet18-2d", {"shortcut_type": "A"}, {"shortcut_type": "A"}, 64, 512, 32),
     ("resnet50-2d", {"bias_downsample": True}, {"bias_downsample": True}, 64, 2048, 32),
     ("resnet10-2d", {"conv1_t_size": 3}, {"conv1_t_size": 3}, 64, 512, 32),
@@ -207,7 +207,7 @@ def test_dropout_acts_in_training_only():
         plain = build(name, 1).eval()
         dropped = build(name, 1, dropout=0.5)
         dropped.load_state_dict(plain.state_dict())
-        x = image((64, 64), channels=1)
+        x = image((32, 32), channels=1)
         with torch.no_grad():
             assert torch.equal(dropped.eval()(x)[-1], plain(x)[-1])
             assert not torch.equal(dropped.train()(x)[-1], dropped(x)[-1])
