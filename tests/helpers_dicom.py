@@ -155,9 +155,15 @@ def instance(sop_class: str, syntax: str, study: str, series: str, patient: str 
     return dataset
 
 
-def put_pixels(ds: Dataset, values: np.ndarray, allocated: int = 16, stored: int = 16, signed: bool = False) -> None:
+def put_pixels(
+    ds: Dataset,
+    values: np.ndarray,
+    allocated: int = 16,
+    stored: int = 16,
+    signed: bool = False,
+    colour: bool = False,
+) -> None:
     """Set the image pixels from ``[rows, columns]``, ``[frames, rows, columns]`` or colour ``[rows, columns, 3]``."""
-    colour = values.ndim == 3 and values.shape[-1] == 3
     ds.Rows, ds.Columns = values.shape[:2] if colour else values.shape[-2:]
     ds.SamplesPerPixel = 3 if colour else 1
     ds.PhotometricInterpretation = "RGB" if colour else "MONOCHROME2"

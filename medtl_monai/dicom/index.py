@@ -79,7 +79,8 @@ def _walk(root: Path) -> Iterator[str]:
 
 
 def _inside(path: str, real_root: str) -> bool:
-    return os.path.realpath(path).startswith(real_root + os.sep)
+    real = os.path.realpath(path)
+    return real == real_root or real.startswith(real_root.rstrip(os.sep) + os.sep)
 
 
 def _parse_all(root: Path, names: list[str], workers: int | None) -> Iterable[Parsed]:

@@ -142,8 +142,7 @@ def choose(series: Sequence[Series], rules: Rules, where: str) -> Series:
         return left[0]
     if not left:
         reasons = "; ".join(f"{item.summary()}: {reason}" for item, reason in out[:8])
-        what = f"no series fits ({reasons})" if out else "no image series found"
-        raise DicomError(what, where=where, mend="Change the selection rules, or check the path")
+        raise DicomError(f"no series fits ({reasons})", where=where, mend="Change the selection rules")
     shown = "; ".join(f"({n}) {item.summary()}, {item.files[0]}" for n, item in enumerate(left[:8], 1))
     more = f" and {len(left) - 8} more" if len(left) > 8 else ""
     raise DicomError(

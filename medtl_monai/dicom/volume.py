@@ -88,6 +88,10 @@ def _only_series(path: Path, rules: Rules) -> Series:
         raise _again(next(iter(index.damaged.values())))
     if not index.series and index.segmentations:
         raise DicomError("a segmentation, not an image", where=path.name, mend="Read it with read_seg")
+    if not index.series:
+        counts = ", ".join(f"{n} × {reason}" for reason, n in index.skipped.items())
+        what = f"no image series found ({counts or 'the folder is empty'})"
+        raise DicomError(what, where=path.name, mend="Check the path")
     return choose(index.series, rules, path.name)
 
 

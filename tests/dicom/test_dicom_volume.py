@@ -298,7 +298,7 @@ def test_window_is_applied_on_request_only(tmp_path: Path) -> None:
 
 def test_colour_is_channels_first(tmp_path: Path) -> None:
     def edit(ds, k):
-        put_pixels(ds, np.stack([Recipe().values(k)] * 3, -1) + np.array([0, 1, 2]), 8, 8)
+        put_pixels(ds, np.stack([Recipe().values(k)] * 3, -1) + np.array([0, 1, 2]), 8, 8, colour=True)
 
     recipe = Recipe(edit=edit).write(tmp_path)
     volume = read_volume(tmp_path)

@@ -1,0 +1,193 @@
+"""Real scanners' files against references made by other programs."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from pydicom.data import get_testdata_file
+
+from medtl_monai.dicom import Volume, read_seg, read_volume, scan
+from medtl_monai.errors import DicomError
+
+DATA = Path(os.environ.get("MEDTL_TEST_DATA", Path(__file__).resolve().parents[3] / "shared" / "data"))
+needs_data = [pytest.mark.real, pytest.mark.skipif(not DATA.is_dir(), reason=f"no real data in {DATA.name}")]
+
+D2N = DATA / "dicom" / "dicom2nifti_tests"
+REFERENCES = [
+    "anatomical/001",
+    "anatomical/001_implicit",
+    "failing/slicecount/001",
+    "ge/anatomical/001",
+    "ge/anatomical/001_implicit",
+    "generic/anatomical/001",
+    "generic/anatomical/001_implicit",
+    "generic/anatomical/002_non_isotropic",
+    "generic/compressed/001",
+    "generic/compressed_j2k/001",
+    "generic/compressed_jpeg/001",
+    "generic/compressed_jpegls/001",
+    "generic/compressed_rle/001",
+]
+CASES = ["001", "039", "132", "204", "308", "350", "386"]
+
+
+def canonical(array: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    image = nib.as_closest_canonical(nib.Nifti1Image(array, affine))
+    return np.asarray(image.dataobj), image.affine
+
+
+def assert_equal_to_nifti(volume: Volume, path: Path, atol: float = 1e-4) -> None:
+    image = nib.load(path)
+    ours, our_affine = canonical(np.asarray(volume.array), volume.affine)
+    theirs, their_affine = canonical(image.get_fdata(dtype=np.float32), image.affine)
+    assert ours.std() > 0
+    assert ours.shape == theirs.shape
+    assert np.abs(ours - theirs).max() <= atol
+    assert np.abs(our_affine - their_affine).max() < 1e-3
+
+
+class TestReal:
+    pytestmark = needs_data
+
+    @pytest.mark.parametrize("name", REFERENCES)
+    def test_equals_dicom2nifti(self, name: str) -> None:
+        assert_equal_to_nifti(read_volume(D2N / name), D2N / f"{name}_ground_truth.nii.gz")
+
+    def test_colour_stack(self) -> None:
+        volume = read_volume(D2N / "generic" / "rgb" / "001")
+        image = nib.load(D2N / "generic" / "rgb" / "001_ground_truth.nii.gz")
+        reference = np.asarray(image.dataobj)
+        for channel, name in enumerate("RGB"):
+            ours, _ = canonical(np.asarray(volume.array[channel]), volume.affine)
+            theirs, _ = canonical(reference[name].astype(np.float32), image.affine)
+            assert ours.std() > 0
+            assert np.array_equal(ours, theirs)
+
+    @pytest.mark.parametrize(
+        ("name", "words"),
+        [
+            ("failing/sliceincrement/001", "1 slice.s. missing: gap 10 mm = 2×5 mm"),
+            ("failing/sliceincrement/002", "1 slice.s. missing"),
+            ("failing/sliceorientation/001", "2 series fit.*sagittal.*axial|2 series fit.*axial.*sagittal"),
+            ("failing/notavolume/001", "4 series fit.*AcquisitionNumber"),
+            ("siemens/fmri_classic/001", "2 series fit.*AcquisitionNumber 1"),
+            ("ge/anatomical/001_single_slice", "only 1 slice"),
+            ("../mr_transfer_syntaxes/In", "mosaic"),
+            ("../mr_enhanced/Philips", "2 series fit.*EchoTime"),
+            ("../rtutils_rtstruct/oriented_data", "(SliceThickness is missing|series fit|same position|slice)"),
+        ],
+    )
+    def test_refuses(self, name: str, words: str) -> None:
+        with pytest.raises(DicomError, match=words):
+            read_volume((D2N / name).resolve())
+
+    def test_tilted_ct_keeps_its_shear(self) -> None:
+        volume = read_volume(D2N / "failing" / "gantrytilting" / "001")
+        assert volume.geometry == "sheared"
+        assert volume.unit == "HU"
+        assert np.allclose(volume.affine[:3, 2], (0, 0, 5), atol=1e-6)
+
+    @pytest.mark.parametrize("name", ["siemens_multiframe", "philips_enhanced", "hyperfine"])
+    def test_enhanced_equals_highdicom_rules(self, name: str) -> None:
+        import pydicom
+
+        folder = D2N / name / "anatomical" / "001"
+        volume = read_volume(folder)
+        (file,) = [f for f in folder.iterdir() if f.is_file()]
+        dataset = pydicom.dcmread(file)
+        for frame, group in enumerate(dataset.PerFrameFunctionalGroupsSequence):
+            position = np.array(group.PlanePositionSequence[0].ImagePositionPatient, float) * (-1, -1, 1)
+            index = np.linalg.inv(volume.affine) @ [*position, 1]
+            assert np.abs(index[:2]).max() < 0.01
+            k = round(index[2])
+            assert abs(index[2] - k) < 0.01
+            raw = dataset.pixel_array[frame].T.astype(np.float32)
+            ours = volume.array[:, :, k]
+            assert np.corrcoef(raw.ravel(), ours.ravel())[0, 1] > 0.999999
+
+    @pytest.mark.parametrize("case", CASES)
+    def test_hippocampus_equals_its_nifti(self, case: str) -> None:
+        folder = DATA / "hippocampus_dicom" / "studies" / f"hippocampus_{case}"
+        if not folder.is_dir():
+            pytest.skip("case not among the 40")
+        volume = read_volume(folder)
+        (image,) = (DATA / "hippocampus" / "images").glob(f"hippocampus_{case}.nii*")
+        # Stored in 12 bits: half a step of the rescale slope.
+        assert_equal_to_nifti(volume, image, atol=float(volume.array.max()) / 4095)
+        mask = read_seg(DATA / "hippocampus_dicom" / "hippocampus_seg" / f"hippocampus_{case}.dcm", volume)
+        (labels,) = (DATA / "hippocampus" / "labels").glob(f"hippocampus_{case}.nii*")
+        ours, _ = canonical(mask.labels, volume.affine)
+        theirs, _ = canonical(np.asarray(nib.load(labels).dataobj).astype(np.int16), nib.load(labels).affine)
+        assert np.array_equal(ours, theirs)
+        assert set(np.unique(ours)) == {0, 1, 2}
+        assert mask.names == ("anterior hippocampus", "posterior hippocampus")
+
+    def test_hippocampus_scan(self) -> None:
+        found = scan(DATA / "hippocampus_dicom")
+        assert len(found.series) == len(found.segmentations) == 40
+        assert all(len(s.series) == len(s.segmentations) == 1 for s in found.studies)
+        assert not found.damaged
+        assert all(s.problem is None for s in found.series)
+
+    @pytest.mark.parametrize("size", ["23x38x3", "24x38x3"])
+    def test_dcmqi_segmentation(self, size: str) -> None:
+        folder = DATA / "dicom" / "dcmqi_seg_pm_sr" / "segmentations" / size
+        classic, enhanced = read_volume(folder / "image"), read_volume(folder / "multiframe")
+        assert classic.same_grid(enhanced)
+        assert np.array_equal(classic.array, enhanced.array)
+        assert classic.unit == enhanced.unit == "any"  # RescaleType US
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("ExplVR_BigEndNoMeta.dcm", "no image series"),
+        ("MR_truncated.dcm", "PixelData is truncated: 8130 of 8192 bytes"),
+        ("rtplan_truncated.dcm", "1 × no image (RT Plan Storage)"),
+        ("badVR.dcm", "1 × no image (RT Dose Storage)"),
+        ("nested_priv_SQ.dcm", "SOPClassUID is missing"),
+        ("rtstruct.dcm", "no image series"),
+        ("JPEG-lossy.dcm", "ImagePositionPatient is missing"),
+        ("liver_1frame.dcm", "a segmentation"),
+        ("examples_ybr_color.dcm", "cine of 30 frames"),
+    ],
+)
+def test_pydicom_files_that_are_refused(name: str, words: str) -> None:
+    with pytest.raises(DicomError) as caught:
+        read_volume(get_testdata_file(name, download=False), select={"min_slices": 1})
+    assert words in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "CT_small.dcm",
+        "MR_small.dcm",
+        "MR_small_bigendian.dcm",
+        "MR_small_expb.dcm",
+        "MR_small_implicit.dcm",
+        "MR_small_RLE.dcm",
+        "MR_small_jp2klossless.dcm",
+        "image_dfl.dcm",
+        "dicomdirtests/77654033/CR1/6154",
+    ],
+)
+def test_pydicom_files_equal_its_own_decoding(name: str) -> None:
+    import pydicom
+    from pydicom.pixels import apply_rescale
+
+    path = get_testdata_file(name, download=False)
+    if path is None:
+        path = Path(get_testdata_file("DICOMDIR", download=False)).parent / name.removeprefix("dicomdirtests/")
+    volume = read_volume(path, select={"min_slices": 1})
+    dataset = pydicom.dcmread(path)
+    expected = dataset.pixel_array
+    if dataset.PhotometricInterpretation == "MONOCHROME1":
+        expected = (1 << dataset.BitsStored) - 1 - expected
+    expected = apply_rescale(expected, dataset)
+    assert expected.std() > 0
+    assert np.allclose(volume.array[..., 0].T, expected, rtol=1e-6)
