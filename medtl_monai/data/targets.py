@@ -172,9 +172,6 @@ def _read_numbers(table: Table, rows: Sequence[Row], columns: Sequence[str]) -> 
         if bad:
             mend = "Write numbers with a decimal point, without units"
             raise table.bad_rows(f"{column} is not a number", bad, mend)
-        if len({_number(row[column]) for row in rows if not row.missing(column)}) == 1 and len(rows) > 1:
-            what = f"column {column!r} has the same value in every row"
-            raise DataError(what, where=table.path.name, mend="There is nothing to learn from it: name another one")
     values = {row.number: tuple(_number_or_nan(row[column]) for column in columns) for row in rows}
     return Targets(values=values)
 
