@@ -123,7 +123,7 @@ class _BytesLoader(importlib.machinery.SourceFileLoader):
         self._source = source
 
     def get_code(self, fullname: str) -> CodeType:
-        return self.source_to_code(self._source, self.path)  # type: ignore[no-any-return]
+        return self.source_to_code(self._source, self.path)
 
 
 def one_file(path: Path) -> tuple[PluginRecord, Callable[[], ModuleType]]:

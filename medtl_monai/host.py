@@ -53,7 +53,7 @@ class Host:
     """
 
     def __init__(self, points: Iterable[Any] | None, environ: Mapping[str, str]) -> None:
-        self._points = points
+        self._points = None if points is None else tuple(points)
         self._gate = Gate.from_environ(environ)
         self._strict = environ.get("MEDTL_STRICT", "").strip().lower() in ("1", "true", "yes", "on")
         self._loaded: list[Loaded] = []

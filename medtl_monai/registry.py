@@ -190,7 +190,7 @@ class Choice:
             found = getattr(found, attribute)
         if not callable(found):
             raise TypeError(f"{self.spec.build!r} is a {type(found).__name__}, not a callable")
-        return found  # type: ignore[no-any-return]
+        return found
 
     def _failure(self, error: BaseException) -> MedtlError:
         if isinstance(error, MedtlError):

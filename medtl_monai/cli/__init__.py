@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from medtl_monai.errors import MedtlError
+from medtl_monai.isolation import describe
 
 COMMANDS: dict[str, str] = {
     "train": "Train a backbone and a head on labelled studies.",
@@ -61,8 +62,10 @@ def _report(error: Exception, *, debug: bool) -> int:
         import traceback
 
         traceback.print_exception(error)
+    # Under MEDTL_STRICT, a note names the plugin that raised it.
+    notes = "".join(f" ({note})" for note in getattr(error, "__notes__", ()))
     if isinstance(error, MedtlError):
-        print_error(str(error))
+        print_error(f"{error}{notes}")
         return 2
     if callable(format_message := getattr(error, "format_message", None)):
         context = getattr(error, "ctx", None)
@@ -71,5 +74,5 @@ def _report(error: Exception, *, debug: bool) -> int:
         print_error(f"{text}{'' if text.endswith('?') else '.'} See '{path} --help'.")
         return 2
     hint = "" if debug else "; run again with --debug"
-    print_error(f"internal error: {type(error).__name__}: {error}{hint}")
+    print_error(f"internal error: {describe(error)}{notes}{hint}")
     return 1

@@ -78,6 +78,7 @@ def test_strict(site, capsys, monkeypatch):
     captured = capsys.readouterr()
     assert captured.out == ""
     assert "not_there_at_all" in captured.err
+    assert "plugin ill-heads/plug is broken" in captured.err
 
 
 def test_one_file_plugins_on_every_command(site, tmp_path, capsys):
