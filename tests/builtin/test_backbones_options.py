@@ -207,7 +207,7 @@ def test_dropout_acts_in_training_only():
         plain = build(name, 1).eval()
         dropped = build(name, 1, dropout=0.5)
         dropped.load_state_dict(plain.state_dict())
-        x = image((32, 32), channels=1)
+        x = image((32, 32), batch=2, channels=1)
         with torch.no_grad():
             assert torch.equal(dropped.eval()(x)[-1], plain(x)[-1])
             assert not torch.equal(dropped.train()(x)[-1], dropped(x)[-1])
