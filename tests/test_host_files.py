@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from helpers_host import HEALTHY, PREAMBLE, Site, fake_builtins, make_site
 
+from medtl_monai.discovery import one_file
 from medtl_monai.errors import PluginError
 
 
@@ -132,3 +133,12 @@ def test_the_users_interrupt_in_a_file(site, file):
     with pytest.raises(KeyboardInterrupt):
         site.host(file)
     assert not [name for name in set(sys.modules) - before if name.startswith("_medtl_plugin")]
+
+
+def test_what_runs_is_what_was_hashed(file):
+    record, fetch = one_file(file)
+    file.write_text("raise SystemExit", encoding="utf-8")
+    module = fetch()
+    assert module.__name__ == record.module
+    assert module.Built(1).args == (1,)
+    assert module.__file__ == str(file.resolve())
