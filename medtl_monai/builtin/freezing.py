@@ -181,8 +181,8 @@ def l2_sp(*, anchor: float = 0.01) -> FreezePolicy:
     return StartingPoint(_positive(anchor, "l2-sp", "anchor"))
 
 
-def surgical(*, stages: tuple[str, ...] = ()) -> FreezePolicy:
-    """Build ``surgical``."""
+def surgical(*, stages: tuple[str, ...] | str = ()) -> FreezePolicy:
+    """Build ``surgical``; ``"a+b"`` stands for ``("a", "b")``."""
     if isinstance(stages, str):
         stages = tuple(stages.split("+"))
     if not stages:

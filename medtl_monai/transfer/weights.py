@@ -213,7 +213,8 @@ def _require(
 def _advice(
     report: CoverageReport, mismatched: list[Mismatch], mapped: Mapping[str, str], stages: Iterable[ModelStage]
 ) -> str:
-    model_keys = [t.removeprefix("backbone.") for s in stages if s.role == "backbone" for t in s.tensors]
+    names = [t for s in stages if s.role == "backbone" for t in s.tensors if not t.endswith(_COUNTER)]
+    model_keys = [name.removeprefix("backbone.") for name in names]
     if mismatched and len(mismatched) >= report.total - report.loaded - len(mismatched):
         one = mismatched[0]
         return (
@@ -222,8 +223,9 @@ def _advice(
         )
     pair = suggest_prefixes(tuple(mapped), model_keys)
     if pair is not None and pair[2] > report.loaded:
+        other = f"the model's start with {pair[1]!r}" if pair[1] else "the model's have no prefix"
         return (
-            f"The file's keys start with {pair[0]!r} where the model's start with {pair[1]!r}: "
+            f"The file's keys start with {pair[0]!r} where {other}: "
             f"key_map=(({pair[0]!r}, {pair[1]!r}),) would match {pair[2]} tensors"
         )
     prefix = common_prefix(tuple(mapped))
