@@ -20,7 +20,7 @@ from medtl_monai.errors import ConfigError, did_you_mean
 from medtl_monai.host import Host
 
 if TYPE_CHECKING:
-    from medtl_monai.data.splits import Part
+    from medtl_monai.data.cases import Part
     from medtl_monai.evaluation.evaluate import Evaluation
     from medtl_monai.outputs.predict import Predicted
     from medtl_monai.training.reporter import Reporter

@@ -10,7 +10,6 @@ import typer
 
 from medtl_monai.cli.options import DebugOption, JsonOption, PluginOption
 from medtl_monai.cli.output import print_json, print_table
-from medtl_monai.cli.relocate import stored_config
 from medtl_monai.cli.settings import host_for
 
 app = typer.Typer()
@@ -28,13 +27,15 @@ def evaluate(
     debug: DebugOption = False,
 ) -> None:
     """Measure a run on its test cases, with 95 % intervals by patient."""
-    config = stored_config(run, studies=studies, labels=labels)
-    host = host_for(config, plugin)
     from medtl_monai.cli.progress import RichReporter
     from medtl_monai.evaluation.evaluate import evaluate as evaluate_run
     from medtl_monai.outputs.evaluation import write_evaluation
+    from medtl_monai.training.folder import RunFolder
+    from medtl_monai.training.places import locate
     from medtl_monai.training.trained import TrainedRun
 
+    config = locate(RunFolder.open(run), studies=studies, labels=labels)
+    host = host_for(config, plugin)
     reporter = RichReporter()
     try:
         result = evaluate_run(TrainedRun(run, host, device=device), reporter, part=part, config=config)

@@ -80,6 +80,8 @@ def _heading(text: str) -> None:
 
 
 def _data_fields(assembly: Assembly) -> list[tuple[str, str]]:
+    from medtl_monai.data.cases import PARTS
+
     data = assembly.data
     info = assembly.record.context.target
     parts = {part: data.splits.ids(part) for part in PARTS}
@@ -127,6 +129,8 @@ def _cost_fields(cost: Estimate) -> list[tuple[str, str]]:
 
 def _as_json(assembly: Assembly, cost: Estimate) -> dict[str, Any]:
     import dataclasses
+
+    from medtl_monai.data.cases import PARTS
 
     data = assembly.data
     return {

@@ -13,6 +13,7 @@ import typer
 from medtl_monai.cli.options import DebugOption, JsonOption, PluginOption
 from medtl_monai.cli.output import print_json, print_note
 from medtl_monai.cli.settings import ConfigArgument, SetOption, build_config, host_for
+from medtl_monai.errors import ConfigError
 
 app = typer.Typer()
 
@@ -83,13 +84,16 @@ def _resume(
     path: Path, flags: dict[str, Any], sets: list[str] | None, plugin: list[Path] | None, *, json: bool
 ) -> None:
     from medtl_monai.cli.progress import RichReporter
-    from medtl_monai.cli.relocate import stored_config
+    from medtl_monai.training.folder import RunFolder
+    from medtl_monai.training.places import locate
     from medtl_monai.training.train import resume as resume_run
 
-    given = {name for name, value in flags.items() if value is not None}
-    settings = stored_config(
-        path, studies=flags["studies"], labels=flags["labels"], refuse=given - {"studies", "labels"}, sets=sets
-    )
+    changed = [name for name, value in flags.items() if value is not None and name not in ("studies", "labels")]
+    if changed or sets:
+        names = ", ".join([f"--{name.replace('_', '-')}" for name in changed] + (["--set"] if sets else []))
+        mend = "Resume it as it was started, or start a new run"
+        raise ConfigError(f"{names} would change the run", where="--resume", mend=mend)
+    settings = locate(RunFolder.open(path), studies=flags["studies"], labels=flags["labels"])
     with _resumable(path):
         resume_run(path, host_for(settings, plugin), RichReporter(), config=settings)
     _report(path, json=json)

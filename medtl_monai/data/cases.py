@@ -26,7 +26,8 @@ from medtl_monai.dicom import Series, Study, Volume, read_volume, scan
 from medtl_monai.errors import ConfigError, DataError, MedtlError, did_you_mean
 from medtl_monai.specs import TargetInfo, TargetKind
 
-PARTS = ("train", "val", "test")
+Part = Literal["train", "val", "test"]
+PARTS: tuple[Part, ...] = ("train", "val", "test")
 """The parts that cases are divided into."""
 
 OnGap = Literal["error", "interpolate"]

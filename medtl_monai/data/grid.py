@@ -219,7 +219,7 @@ def move_labels(labels: NDArray[ScalarT], source: Grid, target: Grid) -> NDArray
 
 
 def _resample(array: FloatArray, source: Grid, target: Grid, mode: str, padding: str) -> FloatArray:
-    image = MetaTensor(torch.as_tensor(np.ascontiguousarray(array)), affine=torch.as_tensor(source.affine))
+    image = MetaTensor(torch.as_tensor(np.ascontiguousarray(array)), affine=torch.as_tensor(source.affine.copy()))
     transform = SpatialResample(mode=mode, padding_mode=padding, align_corners=False, dtype=np.float32)
     moved = transform(image, dst_affine=torch.as_tensor(target.affine.copy()), spatial_size=target.shape)
     return np.asarray(moved.numpy(), np.float32)

@@ -9,18 +9,16 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal, Self, cast
+from typing import Self, cast
 
 import numpy as np
 
 from medtl_monai.config import SplitConfig
 from medtl_monai.data.assignment import Features, assign
-from medtl_monai.data.cases import PARTS, Case, CaseTable
+from medtl_monai.data.cases import PARTS, Case, CaseTable, Part
 from medtl_monai.data.table import listing, read_table
 from medtl_monai.errors import ConfigError, DataError
 from medtl_monai.files import write_text
-
-Part = Literal["train", "val", "test"]
 
 _COLUMNS = ("case_id", "group", "split")
 _MOST_QUANTILES = 5
@@ -222,7 +220,7 @@ def _assign(
     if all(part is not None for part in start):
         return dict(fixed)
     found = assign(features, start, shares, random)
-    return {name: cast(Part, PARTS[part]) for name, part in zip(names, found, strict=True)}
+    return {name: PARTS[part] for name, part in zip(names, found, strict=True)}
 
 
 def _carve_val(table: CaseTable, config: SplitConfig, fixed: Mapping[str, Part]) -> dict[str, Part]:

@@ -11,12 +11,13 @@ import numpy as np
 import torch
 
 from medtl_monai.config import RunConfig
-from medtl_monai.data.cases import Case, CaseTable, load_cases
-from medtl_monai.data.splits import Part, Splits
+from medtl_monai.data.cases import Case, CaseTable, Part, load_cases
+from medtl_monai.data.splits import Splits
 from medtl_monai.errors import DataError
 from medtl_monai.evaluation.statistics import Indices, Interval, interval
 from medtl_monai.modules import Batch, Prediction
 from medtl_monai.specs import TargetInfo
+from medtl_monai.training.places import locate
 from medtl_monai.training.reporter import Reporter
 from medtl_monai.training.scores import score
 from medtl_monai.training.trained import TrainedRun, concatenate
@@ -100,7 +101,7 @@ def evaluate(
     Raises:
         DataError: If the part has no cases, or the data has changed.
     """
-    config = config or run.folder.read_config()
+    config = config or locate(run.folder)
     info = run.record.context.target
     table = load_cases(config.data, info.kind, classes=info.classes or None)
     ids = Splits.read(run.folder.splits_file).ids(part)

@@ -18,7 +18,7 @@ from medtl_monai.data.splits import Splits, make_splits
 from medtl_monai.errors import ConfigError, DataError, PluginError, RunError
 from medtl_monai.host import Choice, Host
 from medtl_monai.modules import Backbone, Head
-from medtl_monai.specs import BackboneSpec, HeadContext, HeadSpec, InputSpec, TargetKind
+from medtl_monai.specs import BackboneSpec, HeadContext, HeadSpec, InputSpec, Stage, TargetKind
 from medtl_monai.training.folder import RunFolder
 from medtl_monai.training.record import ModelRecord
 from medtl_monai.training.reporter import Reporter
@@ -46,12 +46,14 @@ class Parts:
         backbone: The chosen backbone.
         head: The chosen head.
         source: The finished run whose shared layers are reused, if any.
-        input: What the backbone wants to see; a source run's own preprocessing where there is one.
+        stages: The backbone's stages, as built with its options.
+        input: What it wants to see, as built with its options; a source run's own preprocessing where there is one.
     """
 
     backbone: Choice
     head: Choice
     source: RunSource | None
+    stages: tuple[Stage, ...]
     input: InputSpec
 
     @property
@@ -150,7 +152,13 @@ def reassemble(folder: RunFolder, config: RunConfig, host: Host) -> Assembly:
     """
     record = ModelRecord.from_json(folder.record["model"])
     backbone, head = record.choices(host)
-    parts = Parts(backbone=backbone, head=head, source=None, input=_backbone_spec(backbone).input)
+    parts = Parts(
+        backbone=backbone,
+        head=head,
+        source=None,
+        stages=record.context.stages,
+        input=_backbone_spec(backbone).input,
+    )
     table = load_cases(config.data, parts.head_spec.target)
     splits = Splits.read(folder.splits_file)
     _check_same_cases(folder, splits, table)
@@ -205,10 +213,32 @@ def choose_parts(config: RunConfig, host: Host) -> Parts:
     source = open_source(config.model.backbone)
     backbone = source.backbone(host) if source else host.resolve("backbone", config.model.backbone)
     head = host.resolve("head", config.model.head or _DEFAULT_HEADS[infer_kind(config.data)])
-    spec = source.input_spec(backbone) if source else _backbone_spec(backbone).input
-    parts = Parts(backbone=backbone, head=head, source=source, input=spec)
+    stages, wanted = _as_built(backbone)
+    parts = Parts(
+        backbone=backbone,
+        head=head,
+        source=source,
+        stages=stages,
+        input=source.input_spec(wanted) if source else wanted,
+    )
     _check_fit(parts)
     return parts
+
+
+def _as_built(backbone: Choice) -> tuple[tuple[Stage, ...], InputSpec]:
+    """Return stages and input of a backbone with its options: more levels, for example, need larger images."""
+    spec = _backbone_spec(backbone)
+    if all(backbone.parameters[p.name] == p.default for p in spec.parameters):
+        return spec.stages, spec.input
+    built = _built(backbone, in_channels=1)
+    return built.stage_specs or spec.stages, built.input_spec or spec.input
+
+
+def _built(backbone: Choice, *, in_channels: int) -> Backbone:
+    built = backbone.build(in_channels=in_channels)
+    if not isinstance(built, Backbone):
+        raise PluginError(f"its build returned {type(built).__name__}, not a Backbone", where=backbone.qualified)
+    return built
 
 
 def _backbone_spec(choice: Choice) -> BackboneSpec:
@@ -226,9 +256,9 @@ def _check_fit(parts: Parts) -> None:
             f"backbone {backbone.name!r} is {dims}D",
             mend=f"Choose a head or backbone of one dimensionality: 'medtl heads --dims {dims}'",
         )
-    if len(backbone.stages) < head.min_stages:
+    if len(parts.stages) < head.min_stages:
         raise PluginError(
-            f"head {head.name!r} needs {head.min_stages} stages, backbone {backbone.name!r} has {len(backbone.stages)}",
+            f"head {head.name!r} needs {head.min_stages} stages, backbone {backbone.name!r} has {len(parts.stages)}",
             mend="Choose a backbone with more stages: 'medtl backbones'",
         )
 
@@ -255,9 +285,8 @@ def read_data(config: RunConfig, parts: Parts, reporter: Reporter) -> RunData:
 
 def describe(parts: Parts, data: RunData) -> ModelRecord:
     """Return what is needed to build the model."""
-    stages = parts.backbone_spec.stages
     context = HeadContext(
-        stages=stages,
+        stages=parts.stages,
         spatial_dims=parts.backbone_spec.input.spatial_dims,
         target=data.table.info(data.splits.ids("train")),
         image_channels=data.preprocessing.channels,
@@ -278,13 +307,9 @@ def build_model(record: ModelRecord, backbone: Choice, head: Choice, *, seed: in
     Backbone and head are seeded separately: two runs that differ only in the backbone's weights start with one head.
     """
     torch.manual_seed(seed)
-    trunk = backbone.build(in_channels=record.context.image_channels)
-    if not isinstance(trunk, Backbone):
-        raise PluginError(f"its build returned {type(trunk).__name__}, not a Backbone", where=backbone.qualified)
-    # Options such as the base width change the channels, so the built network has the last word.
-    context = dataclasses.replace(record.context, stages=trunk.stage_specs or record.context.stages)
+    trunk = _built(backbone, in_channels=record.context.image_channels)
     torch.manual_seed(seed + 1)
-    task = head.build(context)
+    task = head.build(record.context)
     if not isinstance(task, Head):
         raise PluginError(f"its build returned {type(task).__name__}, not a Head", where=head.qualified)
     return TransferModel(trunk, task)

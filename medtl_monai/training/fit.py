@@ -216,7 +216,7 @@ class Fit:
             torch.nn.utils.clip_grad_norm_(self.freezer.trainable_parameters(), self.config.clip_grad_norm)
 
     def _count_step(self, engine: SupervisedTrainer) -> None:
-        loss = float(engine.state.output[CommonKeys.LOSS])
+        loss = float(engine.state.output[CommonKeys.LOSS].detach())
         epoch = engine.state.epoch - 1
         if not math.isfinite(loss):
             raise RunError(

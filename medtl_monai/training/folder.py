@@ -126,7 +126,7 @@ class RunFolder:
         """Store the resolved configuration without absolute paths.
 
         Paths below the current directory are kept relative to it; of others only the last part is kept, because
-        folders are often named after patients or people. ``medtl train --resume`` then asks for them again.
+        folders are often named after patients or people; the whole path is noted in the user's own folder.
         """
         tree = yaml.safe_load(dump(config))
         write_text(self.path / "config.yaml", yaml.safe_dump(_shorten(tree), sort_keys=False, allow_unicode=True))

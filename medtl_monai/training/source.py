@@ -8,7 +8,7 @@ from pathlib import Path
 from medtl_monai.data.preprocessing import Preprocessing
 from medtl_monai.errors import ConfigError
 from medtl_monai.host import Choice, Host
-from medtl_monai.specs import BackboneSpec, InputSpec
+from medtl_monai.specs import InputSpec
 from medtl_monai.training.checkpoint import CheckpointStore
 from medtl_monai.training.folder import RunFolder
 from medtl_monai.training.record import ModelRecord
@@ -30,14 +30,11 @@ class RunSource:
         """Return the run's backbone, with the options it was built with."""
         return self.record.choices(host)[0]
 
-    def input_spec(self, choice: Choice) -> InputSpec:
+    def input_spec(self, wanted: InputSpec) -> InputSpec:
         """Return what the shared layers have learnt to see: the run's orientation, spacing and normalisation."""
-        spec = choice.spec
-        if not isinstance(spec, BackboneSpec):
-            raise TypeError(f"{choice.qualified} is not a backbone")
         seen = Preprocessing.from_json(self.record.preprocessing)
         return dataclasses.replace(
-            spec.input, orientation=seen.orientation, spacing_mm=seen.spacing_mm, intensity=seen.intensity
+            wanted, orientation=seen.orientation, spacing_mm=seen.spacing_mm, intensity=seen.intensity
         )
 
     @property

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import platform
+import secrets
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,8 +17,8 @@ import torch
 
 from medtl_monai import __version__
 from medtl_monai.config import RunConfig
+from medtl_monai.data.cases import PARTS
 from medtl_monai.data.loader import EpochSampler
-from medtl_monai.data.splits import PARTS
 from medtl_monai.errors import ConfigError, MedtlError
 from medtl_monai.files import write_json
 from medtl_monai.host import Host
@@ -25,6 +26,7 @@ from medtl_monai.training.assemble import Assembly, assemble, reassemble
 from medtl_monai.training.datasets import Datasets, load_datasets
 from medtl_monai.training.fit import Fit, Outcome
 from medtl_monai.training.folder import RunFolder
+from medtl_monai.training.places import locate, remember
 from medtl_monai.training.reporter import Reporter
 from medtl_monai.training.tuning import Tuning, activation_bytes, step_seconds, tune
 
@@ -72,7 +74,7 @@ def resume(path: Path, host: Host, reporter: Reporter, *, config: RunConfig | No
         RunError: If the run is damaged, or its data or plugins are no longer the same.
     """
     folder = RunFolder.open(path)
-    config = config or folder.read_config()
+    config = config or locate(folder)
     tuning = Tuning.from_json(folder.read_json("tuning.json"))
     with _torch_settings(config, threads=tuning.threads):
         assembly = reassemble(folder, config, host)
@@ -122,7 +124,10 @@ def write_start(folder: RunFolder, assembly: Assembly) -> None:
     write_json(folder.path / "plugins.json", [choice.provenance() for choice in chosen if choice])
     write_json(folder.path / "environment.json", environment(assembly.device))
     write_json(folder.path / "coverage.json", assembly.coverage.to_json() if assembly.coverage else None)
+    run_id = secrets.token_hex(8)
+    remember(run_id, assembly.config)
     folder.update(
+        id=run_id,
         medtl=__version__,
         status="started",
         task=assembly.parts.head_spec.task,
