@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Foreground = dict[int, NDArray[np.int32]]
-"""Label to voxels ``[N, D]`` that have it: all, or a regular subset of many."""
+"""Label to voxels ``[N, D]`` that have it: all, or a random subset of many."""
 
 FOREGROUND_SHARE = 0.5
 """How often a patch is centred on a voxel of a structure; the other half lies anywhere."""
@@ -28,7 +28,9 @@ def find_foreground(mask: NDArray[np.int16], ignore: int | None = None) -> Foreg
     found = {}
     for label in np.unique(labels):
         mine = where[labels == label]
-        mine = mine[:: -(-len(mine) // _KEPT)]
+        if len(mine) > _KEPT:
+            # At random, as a regular step may resonate with the size of the image; seeded, as draws must repeat.
+            mine = np.sort(np.random.default_rng(0).choice(mine, _KEPT, replace=False))
         found[int(label)] = np.stack(np.unravel_index(mine, mask.shape), axis=1).astype(np.int32)
     return found
 
