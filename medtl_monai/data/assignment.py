@@ -11,6 +11,10 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+_SWAPPED = 500
+_ROUNDS = 10
+_ABSENT = 100.0
+
 Features = NDArray[np.bool_]
 """``[G, F]``: whether a group has a class (or label, quantile, structure)."""
 
@@ -54,7 +58,61 @@ def assign(
         for group in order.tolist():
             if group in state.open and (feature is None or features[group, feature]):
                 state.place(group, state.neediest(group, feature, random))
+    free = [group for group in order.tolist() if fixed[group] is None]
+    if len(free) <= _SWAPPED and features.shape[1]:
+        _improve(features, state.parts, free, shares)
     return state.parts
+
+
+def _improve(features: Features, parts: list[int], free: Sequence[int], shares: Sequence[float]) -> None:
+    """Exchange groups between parts as long as that brings classes nearer to their shares."""
+    values = features.astype(float)
+    counts = np.stack([values[np.array(parts) == p].sum(axis=0) for p in range(len(shares))])
+    for _ in range(_ROUNDS):
+        changed = False
+        for group in free:
+            others = np.array([h for h in free if parts[h] != parts[group]])
+            if not len(others):
+                continue
+            gains = _gains(values, counts, parts, group, others, shares)
+            if gains.max() > 1e-9:
+                other = int(others[int(np.argmax(gains))])
+                step = values[other] - values[group]
+                counts[parts[group]] += step
+                counts[parts[other]] -= step
+                parts[group], parts[other] = parts[other], parts[group]
+                changed = True
+        if not changed:
+            return
+
+
+def _gains(
+    values: NDArray[np.float64],
+    counts: NDArray[np.float64],
+    parts: Sequence[int],
+    group: int,
+    others: NDArray[np.int_],
+    shares: Sequence[float],
+) -> NDArray[np.float64]:
+    """Return by how much each exchange of ``group`` with one of ``others`` would lower the costs."""
+    totals = counts.sum(axis=0)
+    mine = parts[group]
+    theirs = np.array(parts)[others]
+    step = values[others] - values[group]
+    share = np.array(shares)
+
+    def cost(part: NDArray[np.int_], count: NDArray[np.float64]) -> NDArray[np.float64]:
+        wanted = share[part][:, None] * totals
+        # A class that a part lacks altogether weighs more than any unevenness, most of all in the first part.
+        enough = np.where(part == 0, 1, (share > 0).sum())[:, None]
+        absent = (count < 0.5) & (totals >= enough) & (wanted > 0)
+        weight = np.where(part == 0, _ABSENT**2, _ABSENT)[:, None]
+        return ((count - wanted) ** 2 / np.maximum(totals, 1) + absent * weight).sum(axis=1)
+
+    own = np.full(len(others), mine)
+    before = cost(own, np.broadcast_to(counts[mine], step.shape)) + cost(theirs, counts[theirs])
+    after = cost(own, counts[mine] + step) + cost(theirs, counts[theirs] - step)
+    return before - after
 
 
 class _State:

@@ -290,9 +290,18 @@ def test_every_class_with_two_groups_is_trained_on(labels, seed):
     found = np.array(assign(features, [None] * len(labels), [0.6, 0.2, 0.2], np.random.default_rng(seed)))
     assert np.bincount(found, minlength=3).tolist() == sizes(len(labels), [0.6, 0.2, 0.2])
     for value, n in Counter(labels).items():
-        share = (found[np.array(labels) == value] == 0).sum()
-        assert share >= 1
-        assert abs(share - 0.6 * n) <= 2
+        held = np.bincount(found[np.array(labels) == value], minlength=3)
+        assert held[0] >= 1
+        assert abs(held[0] - 0.6 * n) <= 2
+
+
+def test_rare_classes_do_not_push_the_common_one_out():
+    features = np.eye(4, dtype=bool)[[0] * 5 + [1] * 3 + [2] * 3 + [3] * 3]
+    found = np.array(assign(features, [None] * 14, [0.6, 0.2, 0.2], np.random.default_rng(0)))
+    assert (found[:5] == 0).sum() in (2, 3, 4)
+    fixed = [2, None, None, None, 1] + [None] * 9
+    again = assign(features, fixed, [0.6, 0.2, 0.2], np.random.default_rng(0))
+    assert (again[0], again[4]) == (2, 1)
 
 
 def test_thousands_of_groups_are_quick():
