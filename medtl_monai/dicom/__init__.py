@@ -4,6 +4,17 @@ from medtl_monai.dicom.geometry import Volume
 from medtl_monai.dicom.index import scan
 from medtl_monai.dicom.seg import SegMask, read_seg
 from medtl_monai.dicom.series import Reference, Series, Study, StudyIndex
-from medtl_monai.dicom.volume import read_volume
+from medtl_monai.dicom.volume import read_volume, read_volumes
 
-__all__ = ["Reference", "SegMask", "Series", "Study", "StudyIndex", "Volume", "read_seg", "read_volume", "scan"]
+__all__ = [
+    "Reference",
+    "SegMask",
+    "Series",
+    "Study",
+    "StudyIndex",
+    "Volume",
+    "read_seg",
+    "read_volume",
+    "read_volumes",
+    "scan",
+]

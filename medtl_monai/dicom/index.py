@@ -103,6 +103,7 @@ class _Found:
         self.objects: list[ObjectHeader] = []
         self.skipped: list[Skipped] = []
         self.damaged: list[Damaged] = []
+        self.series_uids: set[str] = set()
 
     def add(self, parsed: Parsed) -> None:
         """File one result under its kind."""
@@ -118,10 +119,10 @@ class _Found:
     def index(self, root: Path) -> StudyIndex:
         """Build the index."""
         self._lost_images()
+        self.series_uids = {key[3] for key in self.headers}
         series: list[Series] = []
-        for headers in self.headers.values():
+        for headers in sorted(self.headers.values(), key=lambda group: min(h.path for h in group)):
             series.extend(split_series(root, headers, self._damage(headers)))
-        series.sort(key=lambda s: (min(s.files), s.part))
         reasons: dict[str, list[str]] = defaultdict(list)
         for item in self.skipped:
             _log.debug("%s skipped: %s", item.path, item.reason)
@@ -153,7 +154,9 @@ class _Found:
         folders = {PurePosixPath(header.path).parent for header in headers}
         uid = headers[0].series_uid
         for item in self.damaged:
-            if item.series_uid == uid or (not item.series_uid and PurePosixPath(item.path).parent in folders):
+            # A series of its own would have other files; a damaged file's UID may be damaged too.
+            stray = item.series_uid not in self.series_uids
+            if item.series_uid == uid or (stray and PurePosixPath(item.path).parent in folders):
                 return item.error
         return None
 

@@ -21,6 +21,7 @@ from medtl_monai.dicom.header import SPLITTERS, Header, ObjectHeader, PixelData,
 from medtl_monai.errors import DicomError
 
 PREAMBLE = 128
+_META_START = b"\x02\0\0\0UL\x04\0"
 MAX_INFLATED = 2**31
 """Largest data set that a deflated file may expand to, in bytes."""
 
@@ -89,21 +90,19 @@ def parse_file(root: Path, path: str) -> Parsed:
 
 
 def _parse_stream(stream: BinaryIO, path: str) -> Parsed:
-    head = stream.read(PREAMBLE + 4)
-    if not head.strip(b"\0"):
-        size = os.fstat(stream.fileno()).st_size
-        if size <= len(head) or not stream.read(4096).strip(b"\0"):
-            return Skipped(path, "empty file" if size == 0 else "nothing but zeros", blank=True)
-    force = head[PREAMBLE:] != b"DICM"
-    if force and not _looks_bare(head):
-        return Skipped(path, "not DICOM")
+    head = stream.read(PREAMBLE + 4 + len(_META_START))
+    mark = head[PREAMBLE : PREAMBLE + 4]
+    if mark != b"DICM":
+        verdict = _without_mark(stream, head, path)
+        if verdict is not None:
+            return verdict
     stream.seek(0)
     try:
-        opened = open_dataset(stream, path, force=force)
+        opened = open_dataset(stream, path, force=mark != b"DICM")
     except DicomError as error:
         return Damaged(path, error)
     elements = Elements(opened.dataset, path)
-    if force and not elements.code("SOPClassUID"):
+    if mark != b"DICM" and not elements.code("SOPClassUID"):
         return Skipped(path, "not DICOM")
     try:
         return _route(opened, elements)
@@ -111,9 +110,18 @@ def _parse_stream(stream: BinaryIO, path: str) -> Parsed:
         return Damaged(path, error, elements.code("SeriesInstanceUID"))
 
 
-def _looks_bare(head: bytes) -> bool:
-    """Whether a file without preamble starts with an element of group 0002 or 0008 (either byte order)."""
-    return len(head) > 8 and head[:2] in (b"\x02\0", b"\x08\0", b"\0\x02", b"\0\x08")
+def _without_mark(stream: BinaryIO, head: bytes, path: str) -> Skipped | Damaged | None:
+    """Judge a file without DICM at byte 128; None where it may still be a data set without preamble."""
+    if not head.strip(b"\0"):
+        size = os.fstat(stream.fileno()).st_size
+        if size <= len(head) or not stream.read(4096).strip(b"\0"):
+            return Skipped(path, "empty file" if size == 0 else "nothing but zeros", blank=True)
+    if head.endswith(_META_START) and len(head) == PREAMBLE + 4 + len(_META_START):
+        what = "the DICM mark is damaged"
+        return Damaged(path, DicomError(what, where=path, mend="Copy or export the file again, or remove it"))
+    # Without preamble, a data set starts with an element of group 0002 or 0008, in either byte order.
+    bare = len(head) > 8 and head[:2] in (b"\x02\0", b"\x08\0", b"\0\x02", b"\0\x08")
+    return None if bare else Skipped(path, "not DICOM")
 
 
 @dataclasses.dataclass(slots=True)
@@ -145,7 +153,7 @@ def open_dataset(stream: BinaryIO, path: str, *, force: bool = False) -> Opened:
             f"the header is damaged ({type(error).__name__})", where=path, mend="Export the file again, or remove it"
         ) from error
     implicit, little = dataset.original_encoding
-    syntax = sop.DEFLATED if deflated else str(dataset.file_meta.get("TransferSyntaxUID", "") or "")
+    syntax = sop.DEFLATED if deflated else Elements(dataset.file_meta, path).code("TransferSyntaxUID")
     if not syntax:
         syntax = sop.IMPLICIT_LITTLE if implicit else sop.EXPLICIT_LITTLE if little else sop.EXPLICIT_BIG
     position = stream.tell()
@@ -162,7 +170,7 @@ def inflated(stream: BinaryIO, path: str) -> BinaryIO:
     if marker not in head or head[PREAMBLE : PREAMBLE + 4] != b"DICM":
         return stream
     group_length = head[PREAMBLE + 4 : PREAMBLE + 16]
-    if group_length[:8] != b"\x02\0\0\0UL\x04\0":
+    if group_length[:8] != _META_START:
         raise DicomError("the file meta group has no length", where=path, mend="Export the file again")
     end = PREAMBLE + 16 + struct.unpack("<I", group_length[8:])[0]
     if head.find(marker) >= end:
@@ -200,14 +208,16 @@ def _route(opened: Opened, elements: Elements) -> Parsed:
     if sop_class in sop.SEGMENTATIONS | sop.STRUCTURE_SETS:
         return _object_header(elements, sop_class)
     if sop_class in sop.NOT_VOLUMES or "Rows" not in elements:
-        if sop_class not in sop.NOT_VOLUMES and "Image Storage" in sop.uid_name(sop_class):
+        name = sop.uid_name(sop_class)
+        image = "Image Storage" in name or (name == "unknown" and elements.code("Modality") in sop.VOLUMETRIC)
+        if image and sop_class not in sop.NOT_VOLUMES:
             raise DicomError("Rows is missing", where=path, mend="The file may be cut short: copy it again")
-        return Skipped(path, f"no image ({sop.uid_name(sop_class)})")
+        return Skipped(path, f"no image ({name})")
     return _image_header(opened, elements, sop_class)
 
 
 def _is_directory(dataset: Dataset) -> bool:
-    return str(dataset.file_meta.get("MediaStorageSOPClassUID", "")) == sop.MEDIA_DIRECTORY
+    return Elements(dataset.file_meta, "").code("MediaStorageSOPClassUID") == sop.MEDIA_DIRECTORY
 
 
 def _identity(elements: Elements, sop_class: str) -> dict[str, str]:
@@ -320,7 +330,21 @@ def _pixel_data(opened: Opened, elements: Elements, form: PixelFormat, frames: i
     undefined = length == 0xFFFFFFFF
     pixels = PixelData(opened.syntax, start, -1 if undefined else length, opened.little, keyword)
     _check_length(pixels, form, frames, opened.size, elements)
+    _check_tail(opened, pixels, elements)
     return pixels
+
+
+def _check_tail(opened: Opened, pixels: PixelData, elements: Elements) -> None:
+    """Check that another element, or zeros, follow the pixels: otherwise bytes were put in or lost."""
+    if pixels.length < 0:
+        return
+    opened.stream.seek(pixels.offset + pixels.length)
+    tail = opened.stream.read(8)
+    order = "<" if opened.little else ">"
+    if tail.strip(b"\0") and (len(tail) < 8 or struct.unpack(order + "H", tail[:2])[0] < 0x7FE0):
+        raise DicomError(
+            "bytes follow PixelData that are no element", where=elements.path, mend="Copy or export the file again"
+        )
 
 
 def _check_length(pixels: PixelData, form: PixelFormat, frames: int, size: int, elements: Elements) -> None:

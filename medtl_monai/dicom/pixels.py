@@ -11,9 +11,11 @@ import numpy as np
 import pydicom
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
+from pydicom.encaps import get_frame
 from pydicom.pixels import apply_color_lut, apply_modality_lut, get_decoder, pixel_array
 
 from medtl_monai.dicom import sop
+from medtl_monai.dicom.codestream import announced_size
 from medtl_monai.dicom.header import Header
 from medtl_monai.dicom.parse import inflated
 from medtl_monai.errors import DicomError
@@ -107,9 +109,12 @@ class FrameReader:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
+                _check_codestream(dataset, header, frame)
                 values = pixel_array(dataset, index=frame)
                 if header.format.photometric == "PALETTE COLOR":
                     values = apply_color_lut(values, dataset)
+        except DicomError:
+            raise
         except Exception as error:  # decoders raise whatever damaged bytes provoke
             raise DicomError(
                 f"PixelData ({sop.uid_name(header.pixels.syntax)}) cannot be decoded ({type(error).__name__})",
@@ -123,6 +128,24 @@ class FrameReader:
                 mend="Export the file again",
             )
         return np.asarray(values)
+
+
+def _check_codestream(dataset: Dataset, header: Header, frame: int) -> None:
+    """Compare the compressed frame's own size with the header: a decoder would allocate for the former.
+
+    Raises:
+        DicomError: They differ.
+    """
+    if header.pixels.syntax in sop.NATIVE:
+        return
+    size = announced_size(get_frame(dataset.PixelData, frame, number_of_frames=header.frames))
+    if size is not None and size != (header.format.rows, header.format.columns):
+        raise DicomError(
+            f"the compressed image has {size[0]}×{size[1]} pixels, but Rows×Columns are "
+            f"{header.format.rows}×{header.format.columns}",
+            where=header.path,
+            mend="Export the file again",
+        )
 
 
 def _read_inflated(root: Path, path: str) -> bytes:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from medtl_monai.dicom import sop, stack
 from medtl_monai.dicom.series import Series
 from medtl_monai.errors import ConfigError, DicomError, did_you_mean
+
+_log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -131,21 +135,51 @@ def is_stub(series: Series, min_slices: int) -> bool:
     return series.volumetric and series.problem is None and series.shape[2] < min_slices
 
 
+def _with_note(series: Series, reasons: Sequence[str]) -> Series:
+    if not reasons:
+        return series
+    shown = ", ".join(f"{n} ({reason})" for reason, n in Counter(reasons).items())
+    return dataclasses.replace(series, notes=(*series.notes, f"other series left out: {shown}"))
+
+
 def choose(series: Sequence[Series], rules: Rules, where: str) -> Series:
     """Return the one series that the rules leave.
 
     Raises:
         DicomError: None is left, or more than one; the message lists them without identifiers.
     """
+    left, reasons = _left(series, rules, where)
+    if len(left) > 1:
+        raise _several(left, where)
+    return _with_note(left[0], reasons)
+
+
+def choose_parts(series: Sequence[Series], rules: Rules, where: str) -> list[Series]:
+    """Return all parts that the rules leave, which must belong to one series, in their own order.
+
+    Raises:
+        DicomError: None is left, or parts of more than one series.
+    """
+    left, reasons = _left(series, rules, where)
+    if len({item.group for item in left}) > 1:
+        raise _several(left, where)
+    return [_with_note(item, reasons) for item in series if any(item is kept for kept in left)]
+
+
+def _left(series: Sequence[Series], rules: Rules, where: str) -> tuple[list[Series], list[str]]:
     left, out = narrow(series, rules)
-    if len(left) == 1:
-        return left[0]
+    for item, reason in out:
+        _log.info("%s (%s) left out: %s", item.files[0], item.summary(), reason)
     if not left:
         reasons = "; ".join(f"{item.summary()}: {reason}" for item, reason in out[:8])
         raise DicomError(f"no series fits ({reasons})", where=where, mend="Change the selection rules")
+    return left, [reason for _, reason in out]
+
+
+def _several(left: Sequence[Series], where: str) -> DicomError:
     shown = "; ".join(f"({n}) {item.summary()}, {item.files[0]}" for n, item in enumerate(left[:8], 1))
     more = f" and {len(left) - 8} more" if len(left) > 8 else ""
-    raise DicomError(
+    return DicomError(
         f"{len(left)} series fit: {shown}{more}",
         where=where,
         mend="Narrow the choice with select (modality, part, description, orientation, image_type, …)",

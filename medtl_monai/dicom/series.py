@@ -125,7 +125,7 @@ class StudyIndex:
 
     Attributes:
         root: The scanned folder (the parent, for a single file).
-        series: Every candidate volume, sorted by first file name.
+        series: Every candidate volume, by the first file name of its series, parts in their own order.
         segmentations: DICOM SEG objects.
         structure_sets: RTSTRUCT objects.
         skipped_files: Reason → files that are no image, relative to ``root``.

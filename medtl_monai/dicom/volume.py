@@ -16,8 +16,8 @@ from medtl_monai.dicom.geometry import FloatArray, Volume
 from medtl_monai.dicom.header import Header
 from medtl_monai.dicom.index import scan
 from medtl_monai.dicom.pixels import FrameReader, modality_values
-from medtl_monai.dicom.select import Rules, choose, is_stub
-from medtl_monai.dicom.series import Series
+from medtl_monai.dicom.select import Rules, choose, choose_parts, is_stub
+from medtl_monai.dicom.series import Series, Slice
 from medtl_monai.dicom.stack import Stack
 from medtl_monai.dicom.suv import suv_factor
 from medtl_monai.dicom.voi import apply_voi
@@ -66,10 +66,63 @@ def read_volume(
         >>> volume.shape, volume.spacing_mm, volume.unit             # doctest: +SKIP
         ((256, 256, 176), (1.0, 1.0, 1.0), 'any')
     """
+    rules = Rules.of(select)
+    series = path if isinstance(path, Series) else choose(_candidates(Path(path)), rules, Path(path).name)
+    return _read(series, rules, on_gap, units, voi)
+
+
+def read_volumes(
+    path: Path | str | Series,
+    *,
+    select: Mapping[str, Any] | Rules | None = None,
+    on_gap: OnGap = "error",
+    units: str | None = None,
+    voi: bool = False,
+) -> list[Volume]:
+    """Read a series that holds several volumes: echoes, phases, b-values, or the frames of a cine in their order.
+
+    Args:
+        path: As for :func:`read_volume`; a path must hold one series, which may have several parts.
+        select: As for :func:`read_volume`.
+        on_gap: As for :func:`read_volume`.
+        units: As for :func:`read_volume`.
+        voi: As for :func:`read_volume`.
+
+    Returns:
+        One volume a part, in the order of the attribute that tells them apart; ``Volume.notes`` names it.
+
+    Raises:
+        DicomError: As for :func:`read_volume`, or the path holds more than one series.
+    """
+    rules = Rules.of(select)
+    parts = [path] if isinstance(path, Series) else choose_parts(_candidates(Path(path)), rules, Path(path).name)
+    volumes = []
+    for part in parts:
+        for frame in _frames(part):
+            volume = _read(frame, rules, on_gap, units, voi)
+            notes = (*volume.notes, f"part {frame.part}") if frame.part else volume.notes
+            volumes.append(volume.replace(notes=notes))
+    return volumes
+
+
+def _frames(series: Series) -> list[Series]:
+    """Take a cine apart; leave anything else whole."""
+    first = series.slices[0].header
+    if not _is_cine(series):
+        return [series]
+    return [
+        dataclasses.replace(series, slices=(Slice(first, n),), part=f"{series.part} frame {n + 1}".strip())
+        for n in range(first.frames)
+    ]
+
+
+def _is_cine(series: Series) -> bool:
+    return not series.volumetric and series.slices[0].header.frames > 1
+
+
+def _read(series: Series, rules: Rules, on_gap: OnGap, units: str | None, voi: bool) -> Volume:
     if on_gap not in ("error", "interpolate"):
         raise ConfigError(f"{on_gap!r} is not known", where="on_gap", mend="Use 'error' or 'interpolate'")
-    rules = Rules.of(select)
-    series = path if isinstance(path, Series) else _only_series(Path(path), rules)
     if series.problem is not None:
         raise _again(series.problem)
     if is_stub(series, rules.min_slices):
@@ -78,11 +131,17 @@ def read_volume(
             where=series.files[0],
             mend="Export the whole series, or pass select={'min_slices': 1}",
         )
+    if _is_cine(series) and "frame" not in series.part:
+        raise DicomError(
+            f"a cine of {series.slices[0].header.frames} frames is no single image",
+            where=f"{series.files[0]}, NumberOfFrames",
+            mend="Read it with read_volumes, one volume a frame, or export the frames you need",
+        )
     volume = _Assembly(series, on_gap, voi).volume()
     return _in_units(volume, series, units)
 
 
-def _only_series(path: Path, rules: Rules) -> Series:
+def _candidates(path: Path) -> list[Series]:
     index = scan(path)
     if not index.series and index.damaged:
         raise _again(next(iter(index.damaged.values())))
@@ -92,7 +151,7 @@ def _only_series(path: Path, rules: Rules) -> Series:
         counts = ", ".join(f"{n} × {reason}" for reason, n in index.skipped.items())
         what = f"no image series found ({counts or 'the folder is empty'})"
         raise DicomError(what, where=path.name, mend="Check the path")
-    return choose(index.series, rules, path.name)
+    return index.series
 
 
 def _again(error: MedtlError) -> MedtlError:
@@ -139,12 +198,6 @@ class _Assembly:
         return built
 
     def _planar(self, first: Header) -> Stack:
-        if first.frames > 1:
-            raise DicomError(
-                f"a cine of {first.frames} frames is no single image",
-                where=f"{first.path}, NumberOfFrames",
-                mend="Export the frames you need as single images",
-            )
         plane = first.planes[0]
         step = np.array([0.0, 0.0, 1.0]) if plane.orientation is None else stack.normal(plane.orientation)
         if plane.spacing is None:

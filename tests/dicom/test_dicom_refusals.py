@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -150,10 +151,35 @@ def garbage_jpeg(folder: Path) -> None:
         from pydicom.encaps import encapsulate
 
         ds.file_meta.TransferSyntaxUID = UID("1.2.840.10008.1.2.4.90")
-        ds.PixelData = encapsulate([b"\xff\x4f\xff\x51" + bytes(60)])
+        ds.PixelData = encapsulate([b"\xff\x4f\xff\x51" + struct.pack(">HH4I", 41, 0, 7, 5, 0, 0) + bytes(60)])
         ds["PixelData"].is_undefined_length = True
 
     Recipe(edit=edit).write(folder)
+
+
+def huge_codestream(folder: Path) -> None:
+    def edit(ds, k):
+        from pydicom.encaps import encapsulate
+
+        ds.file_meta.TransferSyntaxUID = UID("1.2.840.10008.1.2.4.90")
+        head = b"\xff\x4f\xff\x51" + struct.pack(">HH4I", 41, 0, 50000, 60000, 0, 0)
+        ds.PixelData = encapsulate([head + bytes(60)])
+        ds["PixelData"].is_undefined_length = True
+
+    Recipe(edit=edit).write(folder)
+
+
+def broken_mark(folder: Path) -> None:
+    Recipe().write(folder)
+    data = bytearray((folder / "IM0003").read_bytes())
+    data[129] ^= 4
+    (folder / "IM0003").write_bytes(bytes(data))
+
+
+def trailing(folder: Path) -> None:
+    Recipe().write(folder)
+    with (folder / "IM0003").open("ab") as stream:
+        stream.write(b"\x17\x03\x01")
 
 
 def too_many_bits(folder: Path) -> None:
@@ -227,6 +253,9 @@ REFUSED: dict[str, tuple[Maker, tuple[str, ...]]] = {
     "enhanced-position": (enhanced_position, ("ImagePositionPatient is missing", "frame 3")),
     "no-decoder": (unknown_syntax, ("MPEG-4", "cannot be decoded")),
     "garbage-jpeg": (garbage_jpeg, ("JPEG 2000", "cannot be decoded")),
+    "other-codestream": (huge_codestream, ("compressed image has 60000×50000 pixels", "Rows×Columns are 5×7")),
+    "no-mark": (broken_mark, ("DICM mark is damaged", "IM0003")),
+    "bytes-after-pixels": (trailing, ("bytes follow PixelData", "IM0003")),
     "too-many-bits": (too_many_bits, ("BitsStored = 6", "IM")),
     "bits-stored": (having("BitsStored", 40), ("BitsStored is 40",)),
     "samples": (having("SamplesPerPixel", 2), ("SamplesPerPixel is 2",)),
