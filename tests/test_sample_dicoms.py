@@ -79,7 +79,7 @@ def test_parts_are_balanced_and_divide_no_patient() -> None:
         assert abs(counts[task, split, "solid"] - counts[task, split, "ring"]) <= 2
 
 
-@pytest.mark.parametrize("index", range(0, 57, 8))
+@pytest.mark.parametrize("index", range(0, 57, 7))
 def test_mask_volume_and_references(index: int) -> None:
     row = table()[index]
     images = headers(row)
