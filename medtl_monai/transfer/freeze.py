@@ -51,7 +51,7 @@ class Freezer:
     @property
     def row(self) -> Row:
         """The rules in force."""
-        return self.model.rules
+        return self.table.row(self._now(), self._history[-1])
 
     def apply(self, epoch: int, plateaus: int = 0) -> bool:
         """Put the epoch's row into force; call it before every epoch. Idempotent.

@@ -114,7 +114,7 @@ class PolicyTable:
             for name, rule in row.items():
                 if not rule.frozen:
                     found.setdefault(name, set()).add(rule.params)
-        return {name: frozenset(params) for name, params in found.items()}
+        return {stage.name: frozenset(found[stage.name]) for stage in self.stages if stage.name in found}
 
     def anchored(self) -> tuple[str, ...]:
         """Return the stages that are pulled towards their first weights at some time."""
@@ -159,6 +159,8 @@ class PolicyTable:
 
     @classmethod
     def _parse(cls, entries: list[dict[str, str]]) -> PolicyTable:
+        if any(None in entry.values() for entry in entries):
+            raise ValueError("a row is too short")
         stages: dict[str, StageInfo] = {}
         cells: dict[Cell, dict[str, Rule]] = {}
         for entry in entries:

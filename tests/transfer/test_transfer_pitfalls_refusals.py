@@ -1,6 +1,5 @@
 """What is refused or never happens: pitfalls 19–22, a check each, and the proof that it goes red without its guard."""
 
-
 import pytest
 from helpers_transfer import (
     NETS,

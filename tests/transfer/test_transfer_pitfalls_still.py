@@ -4,7 +4,6 @@ Parameters and buffers bitwise unchanged, an output that depends neither on batc
 through every ``.train()``. Beside every equality stands an assertion that something did train.
 """
 
-
 import pytest
 import torch
 from helpers_transfer import (
