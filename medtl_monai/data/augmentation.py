@@ -114,19 +114,19 @@ class RandPosed(RandomizableTransform, MapTransform):
         self.randomize()
         if not self._do_transform:
             return out
+        grid = self._grid(next(out[key] for key in self.key_iterator(out)).shape)
         for key in self.key_iterator(out):
-            out[key] = self._move(out[key], "bilinear" if key == "image" else "nearest")
+            mode = "bilinear" if key == "image" else "nearest"
+            moved = grid_sample(out[key][None].float(), grid, mode=mode, padding_mode="border", align_corners=False)
+            out[key] = moved[0].to(out[key].dtype)
         return out
 
-    def _move(self, tensor: Tensor, mode: str) -> Tensor:
-        size = np.array(tensor.shape[1:], float)
-        to_mm = np.diag(self.spacing * size / 2)
+    def _grid(self, shape: Sequence[int]) -> Tensor:
+        to_mm = np.diag(self.spacing * np.array(shape[1:], float) / 2)
         # From normalised output to normalised input coordinates; torch counts axes from the last one.
         linear = np.linalg.solve(to_mm, self.linear @ to_mm)
         theta = np.concatenate([linear[::-1, ::-1], 2 * self.shift[::-1, None]], axis=1)
-        grid = affine_grid(torch.tensor(theta[None], dtype=torch.float32), [1, *tensor.shape], align_corners=False)
-        moved = grid_sample(tensor[None].float(), grid, mode=mode, padding_mode="border", align_corners=False)
-        return moved[0].to(tensor.dtype)
+        return affine_grid(torch.tensor(theta[None], dtype=torch.float32), [1, *shape], align_corners=False)
 
 
 def _rotation(angles: NDArray[np.float64]) -> NDArray[np.float64]:

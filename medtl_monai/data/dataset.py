@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
@@ -100,9 +101,11 @@ class CaseDataset(Dataset[Sample]):
         self.preprocessing = preprocessing
         self.augment = augment
         self.notes: list[str] = []
+        """What :meth:`prepare` found: how images were read, and whether all fit in memory."""
         self.contents: dict[str, str] = {}
         """Sha256 of each case's voxels as read, for :func:`medtl_monai.data.splits.check_contents`."""
         self._budget = int(psutil.virtual_memory().available * MEMORY_SHARE) if cache else 0
+        self._reading: Counter[str] = Counter()
         self._used = 0
         self._cache: dict[int, _Entry] = {}
         self._read: set[int] = set()
@@ -132,8 +135,9 @@ class CaseDataset(Dataset[Sample]):
                 self._entry(n)
             if progress is not None:
                 progress(n + 1, len(self.cases))
+        self.notes = [f"{note} ({n} of {len(self.cases)} cases)" for note, n in sorted(self._reading.items())]
         left = len(self.cases) - len(self._cache)
-        if left and self._budget and not self.notes:
+        if left and self._budget:
             self.notes.append(f"{left} of {len(self.cases)} cases do not fit in memory and are read again every time")
 
     def volume(self, case: Case) -> Volume:
@@ -154,6 +158,8 @@ class CaseDataset(Dataset[Sample]):
     def _make(self, case: Case) -> _Entry:
         where = f"case {case.case_id}"
         volume = self.volume(case)
+        if case.case_id not in self.contents:
+            self._reading.update(volume.notes)
         self.contents[case.case_id] = hashlib.sha256(volume.array.tobytes()).hexdigest()
         image, background = self.preprocessing.image_and_background(volume, where=where)
         target = self._target(case, volume)

@@ -26,6 +26,8 @@ ScalarT = TypeVar("ScalarT", bound=np.generic)
 _EXACT = 1e-3
 """Largest deviation, in voxels, of two grids whose voxel centres still count as coinciding."""
 
+_MANY_LABELS = 16
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Grid:
@@ -203,14 +205,19 @@ def move_labels(labels: NDArray[ScalarT], source: Grid, target: Grid) -> NDArray
     """Return label values ``[i, j, k]`` on the target grid, 0 outside the source.
 
     Where interpolation is needed, each label's membership is interpolated linearly and the strongest wins, which
-    keeps outlines smoother than nearest neighbours do.
+    keeps outlines smoother than nearest neighbours do; with more than 16 labels, where that would take long, nearest
+    neighbours it is.
     """
     turn = coincidence(source, target)
     if turn is not None:
         return take(labels[None], turn, target.shape)[0]
+    values = np.unique(labels)
+    if len(values) > _MANY_LABELS:
+        nearest = _resample(labels.astype(np.float32)[None], source, target, "nearest", "zeros")[0]
+        return np.rint(nearest).astype(labels.dtype)
     best = np.zeros(target.shape, np.float32)
     out = np.zeros(target.shape, labels.dtype)
-    for value in np.unique(labels):
+    for value in values:
         outside = 1.0 if value == 0 else 0.0
         share = move((labels == value).astype(np.float32)[None], source, target, [outside])[0]
         out[share > best] = value

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -36,7 +37,8 @@ def group_rows(
         groups = _by_column(table, images, column, key)
         _refuse_one_value(table, groups, f"column {column!r}")
         return groups, (f"cases are grouped by column {column!r}",)
-    groups = {number: pseudonym(key, "row", str(image)) for number, image in images.items()}
+    folder = table.path.parent
+    groups = {number: pseudonym(key, "row", os.path.relpath(str(image), folder)) for number, image in images.items()}
     return groups, (
         "the table has no patient column: each row counts as a patient of its own. Set data.group_by if patients have "
         "several images",

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from medtl_monai.config import DataConfig
 from medtl_monai.data.table import read_table
+from medtl_monai.data.targets import YES_NO, find_file, number_of
 from medtl_monai.errors import ConfigError, DataError
 from medtl_monai.specs import TargetKind
 
@@ -26,10 +29,10 @@ def infer_kind(config: DataConfig) -> TargetKind:
             "data.labels and data.target are needed", mend="Give a CSV table and its label column: --labels --target"
         )
     table = read_table(config.labels)
-    kinds = {
-        column: _kind([r[column] for r in table.rows if not r.missing(column)], len(config.target) > 1)
-        for column in (table.require(name, "data.target") for name in config.target)
-    }
+    columns = [table.require(name, "data.target") for name in config.target]
+    values = {column: [row[column] for row in table.rows if not row.missing(column)] for column in columns}
+    folders = (table.path.parent, config.studies)
+    kinds = {column: _kind(texts, len(columns) > 1, folders) for column, texts in values.items()}
     if len(set(kinds.values())) > 1:
         raise DataError(
             f"the target columns are of different kinds ({', '.join(f'{c}: {k}' for c, k in kinds.items())})",
@@ -39,23 +42,15 @@ def infer_kind(config: DataConfig) -> TargetKind:
     return next(iter(kinds.values()))
 
 
-def _kind(values: list[str], one_of_several: bool) -> TargetKind:
-    if values and all(v.lower().endswith(_FILES) for v in values):
+def _kind(values: list[str], one_of_several: bool, folders: tuple[Path | None, ...]) -> TargetKind:
+    if values and all(v.lower().endswith(_FILES) or find_file(v, *folders) is not None for v in values):
         return "mask"
-    if one_of_several and set(values) <= {"0", "1"}:
+    if one_of_several and {v.lower() for v in values} <= YES_NO.keys():
         return "classes"
     if any(";" in v for v in values):
         return "classes"
-    numbers = [_number(v) for v in values]
-    if all(n is not None for n in numbers) and (
-        one_of_several or len(set(numbers)) > _MANY or any(n is not None and n != round(n) for n in numbers)
-    ):
-        return "number"
-    return "class"
-
-
-def _number(text: str) -> float | None:
-    try:
-        return float(text)
-    except ValueError:
-        return None
+    numbers = {number_of(v) for v in values}
+    if None in numbers:
+        return "class"
+    fractions = any(n is not None and not n.is_integer() for n in numbers)
+    return "number" if one_of_several or fractions or len(numbers) > _MANY else "class"

@@ -17,7 +17,9 @@ Target = int | tuple[float, ...] | Path
 """A class index, numbers or label values (NaN = not labelled), or the file of a mask."""
 
 _MANY_CLASSES = 20
-_YES_NO = {"1": 1.0, "true": 1.0, "yes": 1.0, "1.0": 1.0, "0": 0.0, "false": 0.0, "no": 0.0, "0.0": 0.0}
+YES_NO = {"1": 1.0, "true": 1.0, "yes": 1.0, "1.0": 1.0, "0": 0.0, "false": 0.0, "no": 0.0, "0.0": 0.0}
+"""What the cells of label columns may say (in any case)."""
+
 _EMPTY_SET = frozenset({"none", "-"})
 
 
@@ -91,7 +93,7 @@ def _read_class(
 
 def _class_names(table: Table, rows: Sequence[Row], column: str) -> list[str]:
     names = sorted({row[column] for row in rows}, key=natural)
-    numbers = [_number(name) for name in names]
+    numbers = [number_of(name) for name in names]
     where = table.path.name
     if all(n is not None for n in numbers):
         values = [n for n in numbers if n is not None]
@@ -100,7 +102,7 @@ def _class_names(table: Table, rows: Sequence[Row], column: str) -> list[str]:
             what = f"column {column!r} looks like a number ({len(names)} different values), not like a class"
             raise DataError(what, where=where, mend="Use --head regression, or give the classes names")
         names = [name for _, name in sorted(zip(values, names, strict=True))]
-        _refuse_twins(names, column, where, lambda name: str(_number(name)))
+        _refuse_twins(names, column, where, lambda name: str(number_of(name)))
     _refuse_twins(names, column, where, str.casefold)
     if len(names) < 2:
         what = f"column {column!r} has one class only, {names[0]!r}"
@@ -134,10 +136,10 @@ def _read_label_sets(table: Table, rows: Sequence[Row], columns: Sequence[str], 
         mend = f"Name the columns of the run: {', '.join(known)}"
         raise ConfigError("the label columns are not those of the run", where="data.target", mend=mend)
     for column in columns:
-        bad = [row for row in rows if not row.missing(column) and row[column].lower() not in _YES_NO]
+        bad = [row for row in rows if not row.missing(column) and row[column].lower() not in YES_NO]
         if bad:
             raise table.bad_rows(f"{column} is neither 0 nor 1", bad, "Use 1, 0, or nothing for 'not known'")
-    values = {row.number: tuple(_YES_NO.get(row[column].lower(), math.nan) for column in columns) for row in rows}
+    values = {row.number: tuple(YES_NO.get(row[column].lower(), math.nan) for column in columns) for row in rows}
     return Targets(values=values, classes=tuple(columns))
 
 
@@ -168,15 +170,16 @@ def _refuse_unknown(table: Table, rows: Sequence[Row], wrong: Callable[[Row], bo
 
 def _read_numbers(table: Table, rows: Sequence[Row], columns: Sequence[str]) -> Targets:
     for column in columns:
-        bad = [row for row in rows if not row.missing(column) and _number(row[column]) is None]
+        bad = [row for row in rows if not row.missing(column) and number_of(row[column]) is None]
         if bad:
             mend = "Write numbers with a decimal point, without units"
             raise table.bad_rows(f"{column} is not a number", bad, mend)
-    values = {row.number: tuple(_number_or_nan(row[column]) for column in columns) for row in rows}
+    values = {row.number: tuple(_value_or_nan(row[column]) for column in columns) for row in rows}
     return Targets(values=values)
 
 
-def _number(text: str) -> float | None:
+def number_of(text: str) -> float | None:
+    """Return the finite number that a text is, or None."""
     # float() takes digit groups such as 1_000, which no table means.
     try:
         value = float(text) if "_" not in text else math.nan
@@ -185,8 +188,8 @@ def _number(text: str) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def _number_or_nan(text: str) -> float:
-    value = None if text.lower() in MISSING else _number(text)
+def _value_or_nan(text: str) -> float:
+    value = None if text.lower() in MISSING else number_of(text)
     return math.nan if value is None else value
 
 

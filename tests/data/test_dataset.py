@@ -1,5 +1,6 @@
 import pickle
 
+import nibabel as nib
 import numpy as np
 import pytest
 import torch
@@ -93,6 +94,17 @@ def test_a_case_that_cannot_be_used_is_found_early(tmp_path):
     write_nifti(tmp_path / "img/2.nii.gz", np.full((8, 9, 7), 3.0))
     with pytest.raises(DataError, match=f"case {data.table.ids[2]}: the image is constant"):
         data.prepare()
+
+
+def test_notes_of_reading_are_gathered(tmp_path):
+    data = dataset(tmp_path)
+    image = nib.Nifti1Image(noise(0), np.eye(4))
+    image.set_sform(np.diag([-1.0, -1, 1, 1]), 4)
+    image.set_qform(np.eye(4), 1)
+    nib.save(image, tmp_path / "img/0.nii.gz")
+    data.prepare()
+    data.prepare()
+    assert data.notes == ["sform and qform of the NIfTI header disagree; the sform was used (1 of 4 cases)"]
 
 
 def test_contents_tell_copies(tmp_path):

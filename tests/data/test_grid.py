@@ -126,6 +126,17 @@ def test_labels_stay_labels_under_resampling():
         assert 2 * both / ((labels == value).sum() + (back == value).sum()) > 0.9
 
 
+def test_many_labels_stay_labels():
+    affine = affine_of(rotation(10, 0, 0))
+    labels = np.repeat(np.arange(30, dtype=np.int16), 3)[:, None, None] * np.ones((1, 12, 12), np.int16)
+    source = Grid(labels.shape, affine)
+    target = source.respaced((0.5, 1.3, 1.0))
+    moved = move_labels(labels, source, target)
+    assert moved.dtype == np.int16
+    assert np.array_equal(np.unique(moved), np.arange(30))
+    assert np.array_equal(moved[:, 3, 3], np.repeat(np.arange(30), 6))
+
+
 def test_grids_apart_by_half_a_voxel_do_not_coincide():
     source = Grid((4, 4, 4), np.eye(4))
     assert coincidence(source, Grid((4, 4, 4), affine_of(np.eye(3), origin=(0.5, 0, 0)))) is None
