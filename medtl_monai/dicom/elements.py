@@ -8,23 +8,26 @@ from __future__ import annotations
 
 import math
 import struct
+from functools import cache
 from typing import Any
 
 from pydicom.datadict import tag_for_keyword
 from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
+from pydicom.tag import BaseTag, Tag
 
 from medtl_monai.errors import DicomError
 
 _BINARY = {"US": "H", "SS": "h", "UL": "I", "SL": "i", "FL": "f", "FD": "d"}
 
 
-def tag(keyword: str) -> int:
+@cache
+def tag(keyword: str) -> BaseTag:
     """Return the tag of a DICOM keyword."""
     found = tag_for_keyword(keyword)
     if found is None:
         raise KeyError(keyword)
-    return int(found)
+    return Tag(found)
 
 
 class Elements:
@@ -43,8 +46,7 @@ class Elements:
         return tag(keyword) in self.dataset
 
     def _raw(self, keyword: str) -> Any:
-        key = tag(keyword)
-        return self.dataset.get_item(key) if key in self.dataset else None
+        return self.dataset.get_item(tag(keyword))
 
     def _converted(self, keyword: str) -> Any:
         try:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Literal
 
 Vector = tuple[float, float, float]
 
@@ -20,8 +19,6 @@ SPLITTERS = (
     "ContentTime",
 )
 """Attributes that may tell apart images at one position, in the order in which they are tried."""
-
-Kind = Literal["plane", "planar", "mosaic", "refused"]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from pydicom.pixels import apply_color_lut, apply_modality_lut, get_decoder, pix
 from medtl_monai.dicom import sop
 from medtl_monai.dicom.codestream import announced_size
 from medtl_monai.dicom.header import Header
-from medtl_monai.dicom.parse import inflated
+from medtl_monai.dicom.opened import inflated
 from medtl_monai.errors import DicomError
 
 MAX_FILE_BYTES = 2**33

@@ -17,7 +17,7 @@ from medtl_monai.dicom import sop
 from medtl_monai.dicom.elements import Elements
 from medtl_monai.dicom.functional import frame_planes, frame_segments
 from medtl_monai.dicom.header import Plane
-from medtl_monai.dicom.parse import inflated
+from medtl_monai.dicom.opened import inflated
 from medtl_monai.errors import DicomError
 
 MAX_FRAMES = 1_000_000

@@ -19,7 +19,7 @@ EXPLICIT_BIG = "1.2.840.10008.1.2.2"
 NATIVE = frozenset({IMPLICIT_LITTLE, EXPLICIT_LITTLE, DEFLATED, EXPLICIT_BIG})
 """Transfer syntaxes whose pixels are plain arrays."""
 
-VOLUMETRIC = frozenset({"CT", "MR", "PT", "NM"})
+VOLUMETRIC = frozenset({"CT", "MR", "PT"})
 """Modalities whose images are slices of a volume: geometry is required, one slice alone is refused."""
 
 PROJECTION = frozenset({"CR", "DX", "MG", "XA", "RF", "IO", "PX"})

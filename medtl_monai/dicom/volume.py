@@ -148,7 +148,8 @@ def _candidates(path: Path) -> list[Series]:
     if not index.series and index.segmentations:
         raise DicomError("a segmentation, not an image", where=path.name, mend="Read it with read_seg")
     if not index.series:
-        counts = ", ".join(f"{n} × {reason}" for reason, n in index.skipped.items())
+        found = {**index.skipped, "RT Structure Set": len(index.structure_sets)}
+        counts = ", ".join(f"{n} × {reason}" for reason, n in found.items() if n)
         what = f"no image series found ({counts or 'the folder is empty'})"
         raise DicomError(what, where=path.name, mend="Check the path")
     return index.series

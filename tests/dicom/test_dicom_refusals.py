@@ -25,7 +25,7 @@ from helpers_dicom import (
 from pydicom import dcmread
 from pydicom.uid import UID, generate_uid
 
-from medtl_monai.dicom import parse, pixels, read_volume, scan
+from medtl_monai.dicom import opened, pixels, read_volume, scan
 from medtl_monai.errors import DicomError
 
 Maker = Callable[[Path], object]
@@ -306,7 +306,7 @@ def test_too_many_lost_slices_are_not_interpolated(tmp_path: Path) -> None:
 
 
 def test_deflate_bomb_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(parse, "MAX_INFLATED", 500)
+    monkeypatch.setattr(opened, "MAX_INFLATED", 500)
     Recipe(syntax=DEFLATED).write(tmp_path)
     with pytest.raises(DicomError, match="expand to more than"):
         read_volume(tmp_path)

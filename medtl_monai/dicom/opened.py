@@ -1,0 +1,125 @@
+"""A file opened up to its pixels, by the fast walk where the header is ordinary, else by pydicom."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import os
+import struct
+import warnings
+import zlib
+from typing import BinaryIO
+
+import pydicom
+from pydicom.datadict import dictionary_VR
+from pydicom.dataset import Dataset
+from pydicom.tag import Tag
+
+from medtl_monai.dicom import sop
+from medtl_monai.dicom.elements import Elements, tag
+from medtl_monai.dicom.walk import HEAD_BYTES, walk
+from medtl_monai.errors import DicomError
+
+PREAMBLE = 128
+META_START = b"\x02\0\0\0UL\x04\0"
+MAX_INFLATED = 2**31
+"""Largest data set that a deflated file may expand to, in bytes."""
+
+_KEYWORDS = """
+    SpecificCharacterSet ImageType SOPClassUID SOPInstanceUID AcquisitionTime ContentTime AccessionNumber Modality
+    SeriesDescription PatientID IssuerOfPatientID SliceThickness EchoTime EchoNumbers TriggerTime DiffusionBValue
+    ViewPosition ImagerPixelSpacing NominalScannedPixelSpacing StudyInstanceUID SeriesInstanceUID AcquisitionNumber
+    ImagePositionPatient ImageOrientationPatient TemporalPositionIdentifier ImageComments ImageLaterality
+    SamplesPerPixel PhotometricInterpretation PlanarConfiguration NumberOfFrames Rows Columns PixelSpacing
+    BitsAllocated BitsStored HighBit PixelRepresentation PixelPaddingValue PixelPaddingRangeLimit RescaleIntercept
+    RescaleSlope RescaleType ModalityLUTSequence Units RedPaletteColorLookupTableDescriptor
+    SharedFunctionalGroupsSequence PerFrameFunctionalGroupsSequence ReferencedSeriesSequence
+    ReferencedFrameOfReferenceSequence SequenceOfUltrasoundRegions
+"""
+OVERLAY_BIT_POSITION = 0x60000102
+WANTED = {key: (Tag(key), dictionary_VR(key)) for key in [*map(tag, _KEYWORDS.split()), OVERLAY_BIT_POSITION]}
+
+
+@dataclasses.dataclass(slots=True)
+class Opened:
+    """A dataset up to its pixels, and the stream standing at them."""
+
+    dataset: Dataset
+    meta: Dataset
+    stream: BinaryIO
+    syntax: str
+    implicit: bool
+    little: bool
+    size: int
+
+
+def open_dataset(stream: BinaryIO, path: str, *, force: bool = False) -> Opened:
+    """Parse a stream up to the pixel data; inflate it first where it is deflated.
+
+    Raises:
+        DicomError: Not parseable, or inflating to more than :data:`MAX_INFLATED` bytes.
+    """
+    walked = None if force else walk(stream.read(HEAD_BYTES), WANTED)
+    if walked is not None:
+        size = stream.seek(0, os.SEEK_END)
+        stream.seek(walked.end)
+        found, meta = Dataset(walked.elements), Dataset(walked.meta)
+        return Opened(found, meta, stream, walked.syntax, walked.implicit, True, size)
+    stream.seek(0)
+    return _open_with_pydicom(stream, path, force)
+
+
+def _open_with_pydicom(stream: BinaryIO, path: str, force: bool) -> Opened:
+    plain = inflated(stream, path)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            dataset = pydicom.dcmread(plain, stop_before_pixels=True, force=force, specific_tags=list(WANTED))
+    except Exception as error:  # damaged bytes provoke nearly any exception inside the parser
+        raise DicomError(
+            f"the header is damaged ({type(error).__name__})", where=path, mend="Export the file again, or remove it"
+        ) from error
+    implicit, little = dataset.original_encoding
+    syntax = Elements(dataset.file_meta, path).code("TransferSyntaxUID")
+    if plain is not stream:
+        syntax = sop.DEFLATED
+    elif not syntax:
+        syntax = sop.IMPLICIT_LITTLE if implicit else sop.EXPLICIT_LITTLE if little else sop.EXPLICIT_BIG
+    position = plain.tell()
+    size = plain.seek(0, os.SEEK_END)
+    plain.seek(position)
+    return Opened(dataset, dataset.file_meta, plain, syntax, bool(implicit), bool(little), size)
+
+
+def inflated(stream: BinaryIO, path: str) -> BinaryIO:
+    """Return the stream itself, or for a deflated file an in-memory copy as Explicit VR Little Endian."""
+    head = stream.read(2048)
+    stream.seek(0)
+    marker = sop.DEFLATED.encode()
+    if marker not in head or head[PREAMBLE : PREAMBLE + 4] != b"DICM":
+        return stream
+    group_length = head[PREAMBLE + 4 : PREAMBLE + 16]
+    if group_length[:8] != META_START:
+        raise DicomError("the file meta group has no length", where=path, mend="Export the file again")
+    end = PREAMBLE + 16 + struct.unpack("<I", group_length[8:])[0]
+    if head.find(marker) >= end:
+        return stream
+    meta = stream.read(end).replace(marker, sop.EXPLICIT_LITTLE.encode().ljust(len(marker), b"\0"))
+    return io.BytesIO(meta + _inflate(stream.read(), path))
+
+
+def _inflate(data: bytes, path: str) -> bytes:
+    inflater = zlib.decompressobj(-zlib.MAX_WBITS)
+    try:
+        body = inflater.decompress(data, MAX_INFLATED)
+    except zlib.error as error:
+        raise DicomError("the deflated data are damaged", where=path, mend="Export the file again") from error
+    if inflater.unconsumed_tail:
+        raise DicomError(
+            f"the deflated data expand to more than {MAX_INFLATED / 2**30:.0f} GiB",
+            where=path,
+            mend="Store the file uncompressed if it is genuine",
+        )
+    if not inflater.eof:
+        raise DicomError("the deflated data end early", where=path, mend="Copy or export the file again")
+    return body
