@@ -96,9 +96,10 @@ class SegFile:
 
     def _relabelled(self, stored: NDArray[Any]) -> NDArray[np.int16]:
         out = np.zeros(stored.shape, np.int16)
+        nothing = (0, Elements(self.dataset, self.path).word("PixelPaddingValue"))
         for number in np.unique(stored):
             value = self.numbers.get(int(number))
-            if value is None and number != 0:
+            if value is None and number not in nothing:
                 raise DicomError(
                     f"value {number} is no segment", where=f"{self.path}, SegmentSequence", mend="Export the file again"
                 )

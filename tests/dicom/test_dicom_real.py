@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import os
 from pathlib import Path
 
@@ -140,6 +141,45 @@ class TestReal:
         assert classic.same_grid(enhanced)
         assert np.array_equal(classic.array, enhanced.array)
         assert classic.unit == enhanced.unit == "any"  # RescaleType US
+
+    @pytest.mark.parametrize(
+        ("image", "seg", "reference"),
+        [
+            ("ct-3slice", "liver.dcm", "liver_seg.nrrd"),
+            ("24x38x3/image", "sparse-labelmap-noppv.dcm", "sparse_labelmap_noppv_seg.nrrd"),
+            ("24x38x3/image", "sparse-labelmap-ppv5.dcm", "sparse_labelmap_ppv5_seg.nrrd"),
+        ],
+    )
+    def test_segmentations_equal_their_nrrd(self, image: str, seg: str, reference: str) -> None:
+        folder = DATA / "dicom" / "dcmqi_seg_pm_sr" / "segmentations"
+        volume = read_volume(folder / image)
+        mask = read_seg(folder / seg, volume)
+        values, origin = read_nrrd(folder / reference)
+        assert np.allclose(volume.affine[:3, 3], origin * (-1, -1, 1), atol=1e-3)
+        # The second file's padding value 5 stands for slices that are not stored.
+        assert np.array_equal(mask.labels, np.where(values == 5, 0, values))
+        assert mask.labels.any()
+        assert mask.names == ("Liver",)
+
+    def test_overlapping_segments_are_named(self) -> None:
+        folder = DATA / "dicom" / "dcmqi_seg_pm_sr" / "segmentations"
+        volume = read_volume(folder / "ct-3slice")
+        with pytest.raises(DicomError, match="'GREEN' and 'ORANGE' in 3017 voxels"):
+            read_seg(folder / "partial_overlaps.dcm", volume)
+
+
+def read_nrrd(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Read a gzipped NRRD of small integers: values [i, j, k] and origin (LPS)."""
+    head, data = path.read_bytes().split(b"\n\n", 1)
+    fields = dict(line.split(": ", 1) for line in head.decode().splitlines() if ": " in line)
+    kind = {"short": "<i2", "unsigned short": "<u2"}.get(fields["type"], "u1")
+    sizes = [int(n) for n in fields["sizes"].split()]
+    data = gzip.decompress(data) if fields["encoding"].startswith("gz") else data
+    return np.frombuffer(data, kind).reshape(sizes, order="F"), np.array(vector(fields["space origin"]))
+
+
+def vector(text: str) -> list[float]:
+    return [float(part) for part in text.strip("() ").split(",")]
 
 
 @pytest.mark.parametrize(

@@ -109,6 +109,24 @@ def test_label_map_with_unordered_numbers(tmp_path: Path) -> None:
     assert np.array_equal(mask.labels, np.array([0, 2, 1])[labels])
 
 
+@pytest.mark.parametrize("padding", [None, 9])
+def test_label_map_values_that_are_no_segment(padding: int | None, tmp_path: Path) -> None:
+    recipe, volume, labels = setup(tmp_path)
+    stored = np.where(labels[:, :, 1] == 0, 9, labels[:, :, 1]).T
+    frames = [Frame(mask=stored, position=recipe.position(1))]
+
+    def edit(ds, k):
+        if padding is not None:
+            ds.add_new("PixelPaddingValue", "US", padding)
+
+    path = write_seg(tmp_path / "seg.dcm", frames, recipe, kind="LABELMAP", edit=edit)
+    if padding is None:
+        with pytest.raises(DicomError, match="value 9 is no segment"):
+            read_seg(path, volume)
+    else:
+        assert np.array_equal(read_seg(path, volume).labels[:, :, 1], labels[:, :, 1])
+
+
 def highdicom_seg(tmp_path: Path, labels: np.ndarray, kind: str) -> Path:
     sources = sorted((dcmread(f) for f in (tmp_path / "image").iterdir()), key=lambda d: d.ImagePositionPatient[2])
     for source in sources:
