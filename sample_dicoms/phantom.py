@@ -20,7 +20,7 @@ Modality = Literal["CT", "MR"]
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 
-# Value of each tissue: Hounsfield units, and arbitrary MR signal (T1-weighted after contrast).
+# Value of each tissue: Hounsfield units, and arbitrary MR signal (T1-weighted after contrast, fat suppressed).
 TISSUES: dict[Modality, dict[str, float]] = {
     "CT": {
         "air": -1000,
@@ -32,12 +32,12 @@ TISSUES: dict[Modality, dict[str, float]] = {
         "cyst": -40,
         "calcium": 400,
     },
-    "MR": {"air": 0, "fat": 720, "muscle": 330, "organ": 400, "bone": 90, "vessel": 900, "cyst": 150, "calcium": 60},
+    "MR": {"air": 0, "fat": 190, "muscle": 330, "organ": 400, "bone": 90, "vessel": 900, "cyst": 150, "calcium": 60},
 }
 # Mean contrast of the lesion against the organ (low, high), difference between rim and core, noise.
 CONTRAST: dict[Modality, tuple[float, float]] = {"CT": (60, 210), "MR": (130, 400)}
-RIM_TO_CORE: dict[Modality, float] = {"CT": 280, "MR": 500}
-NOISE: dict[Modality, float] = {"CT": 16, "MR": 28}
+RIM_TO_CORE: dict[Modality, float] = {"CT": 320, "MR": 620}
+NOISE: dict[Modality, float] = {"CT": 16, "MR": 24}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
