@@ -25,6 +25,7 @@ from medtl_monai.training.reporter import Reporter
 from medtl_monai.training.source import RunSource, open_source
 from medtl_monai.training.weights import load_pretrained
 from medtl_monai.transfer.coverage import CoverageReport
+from medtl_monai.transfer.freeze import Freezer
 from medtl_monai.transfer.model import TransferModel
 from medtl_monai.transfer.schedule import plan
 from medtl_monai.transfer.stages import parameter_counts, stage_infos
@@ -275,7 +276,7 @@ def read_data(config: RunConfig, parts: Parts, reporter: Reporter) -> RunData:
         raise DataError("no case is left for training", mend="Lower splits.val and splits.test, or add cases")
     images = []
     for n, case_id in enumerate(train, 1):
-        images.append(image_info(table, table[case_id]))
+        images.append(image_info(table, table[case_id], config.preprocessing))
         reporter.count("looking at images", n, len(train))
     preprocessing = plan_preprocessing(parts.input, config.preprocessing, kind, images)
     for note in preprocessing.notes:
@@ -325,7 +326,7 @@ def plan_policy(
 ) -> PolicyTable:
     """Evaluate the policy for every epoch and check it against what was measured."""
     infos = stage_infos(model.stages, coverage.pretrained if coverage else {})
-    return plan(
+    table = plan(
         policy.build(),
         infos,
         config.training.epochs,
@@ -333,3 +334,5 @@ def plan_policy(
         allow_random_frozen=config.model.allow_random_frozen,
         counts=parameter_counts(model.stages),
     )
+    Freezer(model, table)  # checks that no stage would keep normalisation statistics that were never measured
+    return table

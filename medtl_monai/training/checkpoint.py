@@ -91,7 +91,7 @@ class CheckpointStore:
             shutil.rmtree(temporary, ignore_errors=True)
             try:
                 temporary.mkdir()
-                contiguous = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
+                contiguous = _separate(tensors)
                 state = {"optimizer": optimizer, "progress": dataclasses.asdict(progress), "extra": extra or {}}
                 buffer = io.BytesIO()
                 torch.save(state, buffer)
@@ -151,6 +151,13 @@ class CheckpointStore:
         for folder in self.folder.glob("epoch-*"):
             if folder.name not in keep:
                 shutil.rmtree(folder, ignore_errors=True)
+
+
+def _separate(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return contiguous copies on the CPU: safetensors refuses tied weights, which share their memory."""
+    return {
+        name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()
+    }
 
 
 def _write(path: Path, data: bytes) -> None:

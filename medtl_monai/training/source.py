@@ -31,10 +31,14 @@ class RunSource:
         return self.record.choices(host)[0]
 
     def input_spec(self, wanted: InputSpec) -> InputSpec:
-        """Return what the shared layers have learnt to see: the run's orientation, spacing and normalisation."""
+        """Return what the shared layers have learnt to see: the run's orientation, spacing and normalisation.
+
+        The unit is the backbone's own: a run that learnt on Hounsfield units may be the source of a task in another.
+        """
         seen = Preprocessing.from_json(self.record.preprocessing)
+        intensity = dataclasses.replace(seen.intensity, unit=wanted.intensity.unit)
         return dataclasses.replace(
-            wanted, orientation=seen.orientation, spacing_mm=seen.spacing_mm, intensity=seen.intensity
+            wanted, orientation=seen.orientation, spacing_mm=seen.spacing_mm, intensity=intensity
         )
 
     @property

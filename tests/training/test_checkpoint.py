@@ -92,6 +92,17 @@ def test_a_real_full_disk(tmp_path):
     assert torch.equal(store.load("last").tensors["w"], before["w"])
 
 
+def test_tied_weights_are_stored(tmp_path):
+    store = CheckpointStore(tmp_path / "checkpoints")
+    shared = torch.randn(3, 4)
+    tensors = {"a": shared, "b": shared, "turned": shared.T}
+    store.save(tensors, optimizer={}, progress=Progress(epoch=1), metadata={})
+    loaded = store.load("last").tensors
+    assert torch.equal(loaded["a"], shared)
+    assert torch.equal(loaded["b"], shared)
+    assert torch.equal(loaded["turned"], shared.T)
+
+
 def test_no_checkpoint_yet(tmp_path):
     with pytest.raises(RunError, match="no checkpoint"):
         CheckpointStore(tmp_path / "checkpoints").load()

@@ -1,0 +1,112 @@
+"""A run that is interrupted and resumed ends bitwise equal to one that was not."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from helpers_runs import make_data, medtl, record, train
+from safetensors.torch import load_file
+
+from medtl_monai.training import fit
+from medtl_monai.training.checkpoint import CheckpointStore
+
+EPOCHS = 4
+
+
+@pytest.fixture(scope="module")
+def labels(tmp_path_factory):
+    return make_data(tmp_path_factory.mktemp("data"), cases=12)
+
+
+@pytest.fixture(scope="module")
+def source(labels, tmp_path_factory):
+    out = tmp_path_factory.mktemp("source") / "source"
+    assert train(labels, out, target="mask") == 0
+    return out
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(labels, source, tmp_path_factory):
+    runs = {}
+    for policy in ("full", "gradual:every=1", "l2-sp"):
+        runs[policy] = tmp_path_factory.mktemp("whole") / "run"
+        assert train(labels, runs[policy], "--backbone", source, "--policy", policy, epochs=EPOCHS) == 0
+    return runs
+
+
+def tensors(run):
+    return load_file(CheckpointStore(run / "checkpoints").model_file("last"))
+
+
+def assert_equal_and_trained(run, other, source):
+    a, b, start = tensors(run), tensors(other), tensors(source)
+    assert set(a) == set(b)
+    assert all(np.array_equal(a[k], b[k]) for k in a)
+    assert any(not np.array_equal(a[k], start[k]) for k in a if k in start)
+    assert [x for x in (run / "metrics.jsonl").read_text().splitlines() if "loss" in x]
+
+
+@pytest.mark.parametrize("policy", ["full", "gradual:every=1", "l2-sp"])
+@pytest.mark.parametrize("epoch", [1, 2, 3])
+def test_interrupted_in_an_epoch(labels, source, uninterrupted, tmp_path, monkeypatch, policy, epoch):
+    real = fit.Fit._count_step
+
+    def interrupt(self, engine):
+        real(self, engine)
+        if engine.state.epoch == epoch + 1:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(fit.Fit, "_count_step", interrupt)
+    run = tmp_path / "run"
+    assert train(labels, run, "--backbone", source, "--policy", policy, epochs=EPOCHS) == 130
+    assert record(run)["status"] == "interrupted"
+    monkeypatch.undo()
+    assert medtl("train", "--resume", run) == 0
+    assert_equal_and_trained(run, uninterrupted[policy], source)
+    lines = [line["epoch"] for line in fit_lines(run)]
+    assert lines == list(range(EPOCHS))
+
+
+def fit_lines(run):
+    from medtl_monai.training.folder import RunFolder
+
+    return RunFolder.open(run).read_metrics()
+
+
+def test_a_finished_run_resumes_to_itself(uninterrupted, source):
+    run = uninterrupted["full"]
+    before = tensors(run)
+    assert medtl("train", "--resume", run) == 0
+    after = tensors(run)
+    assert all(np.array_equal(before[k], after[k]) for k in before)
+    assert record(run)["status"] == "finished"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
+def test_a_process_that_is_stopped(labels, source, uninterrupted, tmp_path, kind):
+    run = tmp_path / "run"
+    arguments = ["--labels", labels, "--target", "kind", "--backbone", source, "--policy", "full", "--out", run]
+    quick = ["--epochs", EPOCHS, "--set", "training.min_steps=1", "--set", "training.warmup=0", "--no-tune"]
+    command = [sys.executable, "-m", "medtl_monai", "train", *map(str, arguments + quick)]
+    process = subprocess.Popen(command, start_new_session=True, stderr=subprocess.PIPE, text=True)
+    wait_for(run / "checkpoints" / "index.json", process)
+    os.killpg(process.pid, kind)
+    _, errors = process.communicate(timeout=120)
+    if kind != signal.SIGKILL and process.returncode != 0:
+        assert process.returncode == 130
+        assert "--resume" in errors
+    assert medtl("train", "--resume", run) == 0
+    assert_equal_and_trained(run, uninterrupted["full"], source)
+
+
+def wait_for(path, process):
+    deadline = time.monotonic() + 240
+    while not path.exists():
+        assert process.poll() is None, process.stderr.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
