@@ -15,10 +15,14 @@ from medtl_monai.errors import StorageError
 
 
 @contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
+def atomic_path(path: Path, *, mode: int | None = None) -> Iterator[Path]:
     """Yield a temporary sibling of ``path`` that replaces it when the block ends without an error.
 
     The bytes are flushed to the disk before the rename, so after a power cut there is the old file or the new one.
+
+    Args:
+        path: The file to write.
+        mode: Its permissions, from before the first byte on; None leaves them to the umask.
 
     Raises:
         StorageError: If the disk is full or the folder is not writable; ``path`` is then unchanged.
@@ -32,7 +36,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
             yield temporary
             with temporary.open("rb") as written:
                 os.fsync(written.fileno())
-            temporary.chmod(0o666 & ~_umask())
+            temporary.chmod(0o666 & ~_umask() if mode is None else mode)
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
@@ -60,9 +64,9 @@ def translate_os_errors(path: Path) -> Iterator[None]:
         raise
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write ``text`` atomically as UTF-8."""
-    with atomic_path(path) as temporary:
+def write_text(path: Path, text: str, *, mode: int | None = None) -> None:
+    """Write ``text`` atomically as UTF-8, with the permissions ``mode`` where given."""
+    with atomic_path(path, mode=mode) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 

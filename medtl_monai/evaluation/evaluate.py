@@ -12,7 +12,9 @@ import torch
 
 from medtl_monai.config import RunConfig
 from medtl_monai.data.cases import Case, CaseTable, Part, load_cases
+from medtl_monai.data.image_info import convertible
 from medtl_monai.data.splits import Splits
+from medtl_monai.dicom.geometry import Volume
 from medtl_monai.errors import DataError
 from medtl_monai.evaluation.statistics import Indices, Interval, interval
 from medtl_monai.modules import Batch, Prediction
@@ -124,6 +126,17 @@ def evaluate(
     )
 
 
+def read_image(run: TrainedRun, table: CaseTable, case: Case) -> Volume:
+    """Read the image of a case as the run's training did: the same treatment of gaps, the same unit.
+
+    Raises:
+        DataError: If a NIfTI image cannot be used.
+        DicomError: If a series does not make a volume.
+    """
+    plan = run.preprocessing
+    return table.read_volume(case, on_gap=plan.on_gap, units=convertible(plan.intensity.unit))
+
+
 def _cases(table: CaseTable, ids: Sequence[str], part: str) -> list[Case]:
     if not ids:
         mend = f"Choose another part with --part, or train with a larger splits.{part}"
@@ -139,7 +152,7 @@ def _cases(table: CaseTable, ids: Sequence[str], part: str) -> list[Case]:
 
 
 def _predict(run: TrainedRun, table: CaseTable, case: Case) -> CaseResult:
-    volume = table.read_volume(case, on_gap=run.preprocessing.on_gap)
+    volume = read_image(run, table, case)
     prediction = run.predict(volume, case_id=case.case_id)
     truth = torch.as_tensor(np.asarray(table.read_target(case, volume)))[None]
     if table.kind != "mask":

@@ -52,7 +52,9 @@ def interval(
         seed: Seed of the resampling.
 
     Returns:
-        The interval, or None with fewer than :data:`MIN_GROUPS` groups, or where too few resamples have a value.
+        The interval; None with fewer than :data:`MIN_GROUPS` groups, where too few resamples have a value, or where all
+        have the same one (every case right, or none): the bootstrap then knows nothing of the spread, and an interval
+        of no width would claim certainty.
     """
     names = sorted(set(groups))
     if len(names) < MIN_GROUPS:
@@ -77,11 +79,11 @@ def interval(
             method="BCa",
             rng=np.random.default_rng(seed),
         )
+    finite = result.bootstrap_distribution[np.isfinite(result.bootstrap_distribution)]
+    if finite.size < _MIN_FINITE * resamples or np.ptp(finite) == 0:
+        return None
     low, high = float(result.confidence_interval.low), float(result.confidence_interval.high)
     if np.isfinite(low) and np.isfinite(high):
         return Interval(low, high)
-    finite = result.bootstrap_distribution[np.isfinite(result.bootstrap_distribution)]
-    if finite.size < _MIN_FINITE * resamples:
-        return None
     tail = 50 * (1 - level)
     return Interval(float(np.percentile(finite, tail)), float(np.percentile(finite, 100 - tail)))

@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
+import re
+import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from medtl_monai.data.cases import Case, CaseTable, unlabelled_cases
-from medtl_monai.errors import DataError, MedtlError, RunError
+from medtl_monai.dicom.series import Series
+from medtl_monai.errors import DataError, DicomError, MedtlError, RunError
+from medtl_monai.evaluation.evaluate import read_image
 from medtl_monai.files import translate_os_errors
-from medtl_monai.outputs.tables import prediction_columns, volumes_ml, write_csv, write_mask
+from medtl_monai.outputs.tables import prediction_columns, structure_sizes, write_csv, write_mask
 from medtl_monai.training.reporter import Reporter
 from medtl_monai.training.trained import TrainedRun
+
+_SECONDS_BETWEEN_WRITES = 5.0
+_SHORTEST_NUMBER = 5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,7 +30,7 @@ class Predicted:
     Attributes:
         table: The CSV file.
         rows: Its rows.
-        refused: Case id and reason of each study that was not predicted.
+        refused: Case id and reason of each study that was not predicted; free of file names.
     """
 
     table: Path
@@ -33,7 +41,8 @@ class Predicted:
 def predict(run: TrainedRun, studies: Path, out: Path, reporter: Reporter, *, id_map: Path | None = None) -> Predicted:
     """Predict every study below a folder.
 
-    A study that does not fit the run is refused with its reason in the table; the others are predicted all the same.
+    A study that cannot be read or does not fit the run is refused with its reason in the table; the others are
+    predicted all the same. What is wrong with the run or the disk ends the prediction; rows so far are kept.
 
     Args:
         run: The trained run.
@@ -43,49 +52,72 @@ def predict(run: TrainedRun, studies: Path, out: Path, reporter: Reporter, *, id
         id_map: Where to write which case id is which study (a file with identifiers, mode 0600); None writes none.
 
     Raises:
-        RunError: If ``out`` is not empty.
+        RunError: If ``out`` is not empty, ``id_map`` exists, or the head gives no mask for a mask task.
         DataError: If there is nothing to predict.
+        StorageError: If something cannot be written.
     """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise RunError("the output folder exists and is not empty", where=out.name, mend="Choose another --out")
+    _check_free(out, id_map)
     cases = unlabelled_cases(studies)
-    if not cases:
-        raise DataError(
-            "no images were found", where=studies.name, mend="Give a folder of DICOM studies or NIfTI files"
-        )
+    table = CaseTable(cases=tuple(cases), kind=run.record.context.target.kind)
     with translate_os_errors(out):
         out.mkdir(parents=True, exist_ok=True)
-    table = CaseTable(cases=tuple(cases), kind=run.record.context.target.kind)
+    if id_map is not None:
+        # First: should prediction be interrupted, the rows it has written can still be told apart.
+        write_csv(id_map, [{"case_id": case.case_id, "source": case.source} for case in cases], mode=0o600)
     rows: list[dict[str, str]] = []
     refused: dict[str, str] = {}
-    for n, case in enumerate(cases, 1):
-        try:
-            cells = _predict_case(run, table, case, out)
-        except MedtlError as error:
-            refused[case.case_id] = str(error)
-            cells = {"refused": str(error)}
-            reporter.warn(f"refused {case.source or case.case_id}: {error}")
-        rows.append({"case_id": case.case_id, **cells})
-        # Written after each case: what was predicted stays if the next one fails for good.
+    written = time.monotonic()
+    try:
+        for n, case in enumerate(cases, 1):
+            try:
+                cells = _predict_case(run, table, case, out)
+            except (DataError, DicomError) as error:
+                refused[case.case_id] = _without_names(error, case)
+                cells = {"refused": refused[case.case_id]}
+                reporter.warn(f"refused {case.source or case.case_id}: {error}")
+            rows.append({"case_id": case.case_id, **cells})
+            reporter.count("predicting", n, len(cases))
+            if time.monotonic() - written > _SECONDS_BETWEEN_WRITES:
+                write_csv(out / "predictions.csv", rows)
+                written = time.monotonic()
+    finally:
+        # However the loop ends: what was predicted stays.
         write_csv(out / "predictions.csv", rows)
-        reporter.count("predicting", n, len(cases))
-    if id_map is not None:
-        _write_id_map(id_map, cases)
     return Predicted(out / "predictions.csv", tuple(rows), refused)
 
 
+def _check_free(out: Path, id_map: Path | None) -> None:
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise RunError("the output folder exists and is not empty", where=out.name, mend="Choose another --out")
+    if id_map is not None and id_map.exists():
+        what = "the id map exists, and it may be the only key to earlier predictions"
+        raise RunError(what, where=id_map.name, mend="Choose another --id-map")
+
+
 def _predict_case(run: TrainedRun, table: CaseTable, case: Case, out: Path) -> dict[str, str]:
-    volume = table.read_volume(case, on_gap=run.preprocessing.on_gap)
+    volume = read_image(run, table, case)
     prediction = run.predict(volume, case_id=case.case_id)
     target = run.record.context.target
-    if target.kind != "mask" or prediction.mask is None:
+    if target.kind != "mask":
         return prediction_columns(prediction, target)
+    if prediction.mask is None:
+        raise RunError("the head gives no mask", where=run.record.head, mend="Let its predict return one")
     mask = prediction.mask[0].numpy().astype(np.int16)
     name = f"{case.case_id}.nii.gz"
     write_mask(out / "masks" / name, mask, volume)
-    return {"mask": f"masks/{name}", **volumes_ml(mask, volume, target.classes[1:])}
+    return {"mask": f"masks/{name}", **structure_sizes(mask, volume, target.classes[1:])}
 
 
-def _write_id_map(path: Path, cases: list[Case]) -> None:
-    write_csv(path, [{"case_id": case.case_id, "source": case.source} for case in cases])
-    path.chmod(0o600)
+def _without_names(error: MedtlError, case: Case) -> str:
+    """Return why a study was refused, without its place: file names may hold names and ids of patients."""
+    text = str(type(error)(error.what, mend=error.mend))
+    for name in sorted(_names(case), key=len, reverse=True):
+        # A file called "12" is no identifier, and numbers occur in messages.
+        if name and not (name.isdigit() and len(name) < _SHORTEST_NUMBER):
+            text = re.sub(rf"(?<!\w){re.escape(name)}(?!\w)", "a file", text)
+    return text
+
+
+def _names(case: Case) -> Sequence[str]:
+    paths = case.image.files if isinstance(case.image, Series) else (case.source,)
+    return [name for path in paths for name in (path, Path(path).name)]

@@ -1,10 +1,80 @@
-"""``report.html``: one self-contained page about a run, drawn from what its folder holds."""
+"""``report.html``: one self-contained page about a run, drawn from what its folder holds.
+
+The page asks nothing of the network: styles and figures are in it, and its content security policy forbids the rest.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from medtl_monai.files import write_text
+from medtl_monai.outputs import report_facts, report_training
+from medtl_monai.outputs.report_files import EvaluatedPart, RunFiles, read_files
+from medtl_monai.outputs.report_results import result_of
+
+_CAUTIONS = {
+    "val": "These cases chose the checkpoint, so the figures flatter the model.",
+    "train": "The model has learnt from these cases: the figures say how well it fits, not how well it does.",
+}
 
 
 def write_report(run: Path) -> Path:
-    """Write ``RUN/report.html`` and return its path."""
-    return run / "report.html"
+    """Write ``RUN/report.html`` and return its path.
+
+    Equal run folders give equal pages. Cases appear by their pseudonymous ids alone.
+
+    Args:
+        run: A run folder; training may be unfinished, and everything but ``run.json`` may be missing.
+
+    Raises:
+        RunError: If it is not a run folder, or its ``run.json`` is damaged.
+        StorageError: If the page cannot be written; an older one is then unchanged.
+    """
+    path = run / "report.html"
+    write_text(path, render(read_files(run)))
+    return path
+
+
+def render(files: RunFiles) -> str:
+    """Return the page as HTML."""
+    environment = Environment(
+        loader=PackageLoader("medtl_monai.outputs"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    return environment.get_template("report.html.j2").render(_context(files))
+
+
+def _context(files: RunFiles) -> dict[str, Any]:
+    return {
+        "head": report_facts.headline(files),
+        "results": [_result(files, part) for part in files.parts],
+        "curves": report_training.curves(files),
+        "phases": len(report_training.spans(files)),
+        "settings": report_training.settings(files),
+        "policy": report_training.policy_rows(files),
+        "coverage": report_training.coverage_rows(files),
+        "start": report_facts.start(files),
+        "data": report_facts.data_facts(files),
+        "parts": report_facts.part_rows(files),
+        "preprocessing": report_facts.preprocessing_facts(files),
+        "notes": files.below("model", "preprocessing").get("notes") or (),
+        "environment": report_facts.environment_facts(files),
+        "plugins": report_facts.plugin_rows(files),
+        "commands": report_facts.commands(files),
+    }
+
+
+def _result(files: RunFiles, part: EvaluatedPart) -> dict[str, Any]:
+    return {
+        "found": result_of(files, part),
+        "who": report_facts.who(files, part),
+        "epoch": part.checkpoint_epoch,
+        "caution": _CAUTIONS.get(part.part, ""),
+    }

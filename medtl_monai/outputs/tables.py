@@ -25,7 +25,8 @@ def prediction_columns(prediction: Prediction, target: TargetInfo) -> dict[str, 
     """Return one case's prediction as CSV cells.
 
     Classes: ``predicted`` and one probability a class; several classes: 0 or 1 and a probability each; numbers: one
-    column each; masks: nothing (they are files).
+    column each; masks: nothing (they are files). Numbers read back as the same float32, so that metrics computed from
+    the table are those of the run, ties included.
     """
     cells: dict[str, str] = {}
     if target.kind == "class" and prediction.classes is not None:
@@ -35,10 +36,10 @@ def prediction_columns(prediction: Prediction, target: TargetInfo) -> dict[str, 
         cells |= {f"predicted_{name}": str(int(value)) for name, value in names}
     if target.kind in ("class", "classes") and prediction.probabilities is not None:
         values = zip(target.classes, prediction.probabilities[0], strict=True)
-        cells |= {f"probability_{name}": f"{float(p):.6f}" for name, p in values}
+        cells |= {f"probability_{name}": _exact(p) for name, p in values}
     if target.kind == "number" and prediction.values is not None:
         names = zip(target.columns, prediction.values[0], strict=True)
-        cells |= {f"predicted_{name}": f"{float(v):.6g}" for name, v in names}
+        cells |= {f"predicted_{name}": _exact(v) for name, v in names}
     return cells
 
 
@@ -50,7 +51,7 @@ def truth_columns(truth: Tensor | None, target: TargetInfo) -> dict[str, str]:
         return {"true": target.classes[int(truth.reshape(-1)[0])]}
     names = target.classes if target.kind == "classes" else target.columns
     values = zip(names, truth.reshape(-1).tolist(), strict=True)
-    return {f"true_{name}": "" if math.isnan(v) else f"{v:.6g}" for name, v in values}
+    return {f"true_{name}": "" if math.isnan(v) else _exact(v) for name, v in values}
 
 
 def evaluation_rows(evaluation: Evaluation) -> list[dict[str, str]]:
@@ -70,14 +71,14 @@ def evaluation_rows(evaluation: Evaluation) -> list[dict[str, str]]:
     return rows
 
 
-def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write rows atomically; columns in order of first appearance."""
+def write_csv(path: Path, rows: Sequence[Mapping[str, Any]], *, mode: int | None = None) -> None:
+    """Write rows atomically, with the permissions ``mode`` where given; columns in order of first appearance."""
     columns = list(dict.fromkeys(key for row in rows for key in row))
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, lineterminator="\n", restval="")
     writer.writeheader()
     writer.writerows(rows)
-    write_text(path, text.getvalue())
+    write_text(path, text.getvalue(), mode=mode)
 
 
 def write_mask(path: Path, mask: np.ndarray[Any, np.dtype[np.int16]], volume: Volume) -> None:
@@ -95,7 +96,27 @@ def write_mask(path: Path, mask: np.ndarray[Any, np.dtype[np.int16]], volume: Vo
         temporary.write_bytes(gzip.compress(image.to_bytes(), compresslevel=6, mtime=0))
 
 
+def structure_sizes(mask: np.ndarray[Any, np.dtype[np.int16]], volume: Volume, names: Iterable[str]) -> dict[str, str]:
+    """Return how large each structure is, in what the image allows to say.
+
+    Millilitres (``NAME_ml``) in a volume, square millimetres (``NAME_mm2``) in a single slice, and a count of pixels
+    (``NAME_pixels``) where the file does not tell its spacing.
+    """
+    names = list(names)
+    if not volume.spacing_known:
+        return {f"{name}_pixels": str(np.count_nonzero(mask == k)) for k, name in enumerate(names, 1)}
+    if volume.shape[2] > 1:
+        return volumes_ml(mask, volume, names)
+    pixel_mm2 = float(np.linalg.norm(np.cross(volume.affine[:3, 0], volume.affine[:3, 1])))
+    return {f"{name}_mm2": f"{np.count_nonzero(mask == k) * pixel_mm2:.6g}" for k, name in enumerate(names, 1)}
+
+
 def volumes_ml(mask: np.ndarray[Any, np.dtype[np.int16]], volume: Volume, names: Iterable[str]) -> dict[str, str]:
     """Return the volume of each structure (the background left out) in millilitres."""
     voxel_ml = abs(float(np.linalg.det(volume.affine[:3, :3]))) / 1000
     return {f"{name}_ml": f"{np.count_nonzero(mask == k) * voxel_ml:.6g}" for k, name in enumerate(names, 1)}
+
+
+def _exact(value: Any) -> str:
+    """Return the shortest text that reads back as the same float32."""
+    return str(np.float32(value))
