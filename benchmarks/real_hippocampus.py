@@ -25,7 +25,8 @@ from pathlib import Path
 import numpy as np
 
 ROOT = Path(__file__).resolve().parent.parent
-BACKBONE = "unet-3d:features=16,levels=4,num_res_units=0"
+THREADS: list[object] = []
+BACKBONE = "unet-3d:features=16,levels=4,num_res_units=0,first_stride=2"
 
 
 def data_folder() -> Path:
@@ -113,9 +114,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("runs/real"))
     parser.add_argument("--folds", type=int, default=5)
-    parser.add_argument("--epochs", type=int, default=25, help="of segmentation")
+    parser.add_argument("--epochs", type=int, default=20, help="of segmentation")
+    parser.add_argument("--threads", type=int, help="CPU threads of each run")
     parser.add_argument("--only", choices=("classification", "regression", "segmentation"))
     options = parser.parse_args()
+    if options.threads:
+        THREADS.extend(["--set", f"training.threads={options.threads}"])
     if not data_folder().is_dir():
         sys.exit("the hippocampus studies are not here; set MEDTL_DATA to the folder that holds hippocampus_dicom")
     if options.only in (None, "classification"):
