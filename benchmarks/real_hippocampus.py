@@ -60,10 +60,8 @@ def fold_table(labels: Path, fold: int, folds: int, out: Path) -> Path:
 def run(out: Path, target: str, labels: Path, *extra: object) -> tuple[dict[str, float], float]:
     """Train and evaluate one run; return its test metrics and the seconds it took."""
     started = time.perf_counter()
-    studies = data_folder() / "studies"
-    medtl(
-        "train", "--studies", studies, "--labels", labels, "--target", target, "--split", "split", "--out", out, *extra
-    )
+    data = ("--studies", data_folder() / "studies", "--labels", labels, "--target", target, "--split", "split")
+    medtl("train", *data, "--out", out, *THREADS, *extra)
     medtl("evaluate", out)
     seconds = time.perf_counter() - started
     return json.loads((out / "evaluation/test/metrics.json").read_text())["metrics"], seconds
