@@ -20,7 +20,9 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install $(PIP_ARGS) --constraint constraints.txt --editable '.[codecs,dev,docs]'
 	touch $@
 
+# What an earlier demo wrote is replaced.
 demo: $(READY)
+	rm -rf runs/demo
 	$(BIN)/medtl demo --out runs/demo
 
 test: $(READY)
