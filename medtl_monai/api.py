@@ -33,7 +33,7 @@ class Run:
 
     Attributes:
         path: The folder.
-        plugins: One-file plugins it needs.
+        plugins: One-file plugins it needs; by default those it was trained with, if they are where they were.
     """
 
     path: Path
@@ -50,7 +50,7 @@ class Run:
         """Return the trained model, which predicts single volumes."""
         from medtl_monai.training.trained import TrainedRun
 
-        return TrainedRun(self.path, Host.load(self.plugins), device=device)
+        return TrainedRun(self.path, self._host(), device=device)
 
     def evaluate(self, part: Part = "test", *, device: str = "auto") -> Evaluation:
         """Measure the run on a part of its cases and store the result in it."""
@@ -74,8 +74,14 @@ class Run:
         from medtl_monai.training.reporter import Silent
         from medtl_monai.training.train import resume
 
-        resume(self.path, Host.load(self.plugins), reporter or Silent())
+        resume(self.path, self._host(), reporter or Silent())
         return self
+
+    def _host(self) -> Host:
+        from medtl_monai.training.folder import RunFolder
+        from medtl_monai.training.places import plugins_of
+
+        return Host.load(self.plugins or plugins_of(RunFolder.open(self.path)))
 
 
 def train(
@@ -111,6 +117,7 @@ def train(
     else:
         settings = load_config(Path(config) if config is not None else None, overrides)
     files = tuple(dict.fromkeys([*settings.plugins, *(Path(p) for p in plugins)]))
+    settings = settings.model_copy(update={"plugins": list(files)})
     folder, _ = train_run(settings, Host.load(files), reporter or Silent())
     return Run(folder.path, files)
 

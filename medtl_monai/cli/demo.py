@@ -20,7 +20,7 @@ from medtl_monai.errors import DataError
 
 app = typer.Typer()
 
-BACKBONE = "unet-3d:features=16,levels=4,num_res_units=0"
+BACKBONE = "unet-3d:features=16,levels=4,num_res_units=0,first_stride=2"
 _SOURCE_EPOCHS = 8
 _TARGET_EPOCHS = 6
 _STEPS = 30

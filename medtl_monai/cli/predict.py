@@ -7,8 +7,10 @@ from typing import Annotated
 
 import typer
 
-from medtl_monai.cli.options import DebugOption, JsonOption, PluginOption, load_host
+from medtl_monai.cli.options import DebugOption, JsonOption, PluginOption
 from medtl_monai.cli.output import print_json
+from medtl_monai.cli.settings import merge
+from medtl_monai.host import Host
 
 app = typer.Typer()
 
@@ -30,11 +32,13 @@ def predict(
 
     A study that does not fit the run is refused with its reason; the exit code is then 2.
     """
-    host = load_host(plugin)
     from medtl_monai.cli.progress import RichReporter
     from medtl_monai.outputs.predict import predict as predict_studies
+    from medtl_monai.training.folder import RunFolder
+    from medtl_monai.training.places import plugins_of
     from medtl_monai.training.trained import TrainedRun
 
+    host = Host.load(merge(plugins_of(RunFolder.open(run)), plugin))
     reporter = RichReporter()
     try:
         result = predict_studies(TrainedRun(run, host, device=device), studies, out, reporter, id_map=id_map)

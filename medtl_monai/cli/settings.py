@@ -34,4 +34,10 @@ def host_for(config: RunConfig, plugin: Sequence[Path] | None) -> Host:
     Raises:
         PluginError: If one of them cannot be loaded.
     """
-    return Host.load([*config.plugins, *(p for p in plugin or () if p not in config.plugins)])
+    return Host.load(merge(config.plugins, plugin))
+
+
+def merge(known: Sequence[Path], given: Sequence[Path] | None) -> list[Path]:
+    """Return plugin files without those named twice; a file that was given replaces one of the same name."""
+    names = {path.name for path in given or ()}
+    return [*(path for path in known if path.name not in names), *(given or ())]

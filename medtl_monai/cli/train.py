@@ -12,7 +12,7 @@ import typer
 
 from medtl_monai.cli.options import DebugOption, JsonOption, PluginOption
 from medtl_monai.cli.output import print_json, print_note
-from medtl_monai.cli.settings import ConfigArgument, SetOption, build_config, host_for
+from medtl_monai.cli.settings import ConfigArgument, SetOption, build_config, host_for, merge
 from medtl_monai.errors import ConfigError
 
 app = typer.Typer()
@@ -71,7 +71,8 @@ def _train(
     file: Path | None, flags: dict[str, Any], sets: list[str] | None, plugin: list[Path] | None, *, json: bool
 ) -> None:
     settings = build_config(file, flags, sets)
-    host = host_for(settings, plugin)
+    settings = settings.model_copy(update={"plugins": merge(settings.plugins, plugin)})
+    host = host_for(settings, None)
     from medtl_monai.cli.progress import RichReporter
     from medtl_monai.training.train import train as train_run
 

@@ -123,13 +123,24 @@ class RunFolder:
         return value
 
     def write_config(self, config: RunConfig) -> None:
-        """Store the resolved configuration without absolute paths.
+        """Store the resolved configuration without places: folders are often named after patients or people.
 
-        Paths below the current directory are kept relative to it; of others only the last part is kept, because
-        folders are often named after patients or people; the whole path is noted in the user's own folder.
+        Of files that make the model (weights, plugins, a source run) the last part of the path is kept. Where the data
+        is, is noted in the user's own folder (:mod:`medtl_monai.training.places`).
         """
-        tree = yaml.safe_load(dump(config))
-        write_text(self.path / "config.yaml", yaml.safe_dump(_shorten(tree), sort_keys=False, allow_unicode=True))
+        model = config.model.model_copy(
+            update={"backbone": _name_of(config.model.backbone), "weights": _name_of(config.model.weights)}
+        )
+        shared = config.model_copy(
+            update={
+                "data": config.data.model_copy(update={"studies": None, "labels": None}),
+                "splits": config.splits.model_copy(update={"file": None}),
+                "model": model,
+                "plugins": [Path(path.name) for path in config.plugins],
+                "out": None,
+            }
+        )
+        write_text(self.path / "config.yaml", dump(shared))
 
     def read_config(self) -> RunConfig:
         """Return the stored configuration."""
@@ -162,12 +173,6 @@ class RunFolder:
         write_text(self.metrics_file, "".join(json.dumps(line) + "\n" for line in kept))
 
 
-def _shorten(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {k: _shorten(v) for k, v in value.items()}
-    if isinstance(value, list):
-        return [_shorten(v) for v in value]
-    if isinstance(value, str) and Path(value).is_absolute():
-        path = Path(value)
-        return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else path.name
-    return value
+def _name_of(text: str | None) -> str | None:
+    """Return the last part of a path to something that is there; a name stays as it is."""
+    return Path(text).resolve().name if text is not None and Path(text).exists() else text

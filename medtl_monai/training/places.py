@@ -16,53 +16,71 @@ from medtl_monai.errors import ConfigError
 from medtl_monai.files import write_json
 from medtl_monai.training.folder import RunFolder
 
-_NAMES = ("studies", "labels")
+_DATA = ("studies", "labels")
+
+
+def used(config: RunConfig) -> list[str]:
+    """Return which places a run's data came from: ``studies``, ``labels`` or both."""
+    return [name for name in _DATA if getattr(config.data, name) is not None]
 
 
 def remember(run_id: str, config: RunConfig) -> None:
-    """Note where a run's data is, in a file that only the user can read."""
+    """Note where a run's data and one-file plugins are, in a file that only the user can read."""
     file = _file()
     known = _read(file)
-    known[run_id] = {n: str(p.resolve()) for n in _NAMES if (p := getattr(config.data, n)) is not None}
+    known[run_id] = {
+        **{name: [str(getattr(config.data, name).resolve())] for name in used(config)},
+        "plugins": [str(path.resolve()) for path in config.plugins],
+    }
     write_json(file, known)
     file.chmod(0o600)
 
 
-def recall(run_id: str) -> dict[str, Path]:
-    """Return what :func:`remember` noted on this machine; empty elsewhere."""
-    return {name: Path(path) for name, path in _read(_file()).get(run_id, {}).items()}
-
-
 def locate(folder: RunFolder, *, studies: Path | None = None, labels: Path | None = None) -> RunConfig:
-    """Return a run's configuration, with its data where it is now.
+    """Return a run's configuration, with its data and plugins where they are on this machine.
 
     Args:
         folder: The run.
-        studies: Where the studies are now, if they moved.
-        labels: Where the labels are now, if they moved.
+        studies: Where the studies are now, if they moved or the run was made elsewhere.
+        labels: Where the labels are now, likewise.
 
     Raises:
-        ConfigError: If the data is not where it was.
+        ConfigError: If the data is not where it was, or it is not known where it is.
     """
     config = folder.read_config()
-    noted = recall(str(folder.record.get("id")))
+    noted = _noted(folder)
     places: dict[str, Any] = {}
     for name, given in (("studies", studies), ("labels", labels)):
-        path = given or noted.get(name) or getattr(config.data, name)
-        if path is not None and not path.exists():
-            what = f"the run's {name} are not where they were ({path.name})"
+        if name not in folder.record.get("inputs", ()):
+            continue
+        path = given or next(iter(noted.get(name, ())), None)
+        if path is None or not path.exists():
+            what = (
+                f"the run's {name} are not where they were" if path else f"it is not known where the run's {name} are"
+            )
             raise ConfigError(what, where=folder.name, mend=f"Say where: --{name} PATH")
         places[name] = path
-    return config.model_copy(update={"data": config.data.model_copy(update=places)})
+    data = config.data.model_copy(update=places)
+    return config.model_copy(update={"data": data, "plugins": plugins_of(folder)})
+
+
+def plugins_of(folder: RunFolder) -> list[Path]:
+    """Return the one-file plugins of a run that are still where they were; their copies are never run unasked."""
+    return [path for path in _noted(folder).get("plugins", []) if path.is_file()]
+
+
+def _noted(folder: RunFolder) -> dict[str, list[Path]]:
+    known = _read(_file()).get(str(folder.record.get("id")), {})
+    return {name: [Path(path) for path in paths] for name, paths in known.items()}
 
 
 def _file() -> Path:
     return key_path().parent / "places.json"
 
 
-def _read(file: Path) -> dict[str, dict[str, str]]:
+def _read(file: Path) -> dict[str, dict[str, list[str]]]:
     try:
-        value: dict[str, dict[str, str]] = json.loads(file.read_text(encoding="utf-8"))
+        value: dict[str, dict[str, list[str]]] = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         # It is a convenience: a damaged one is made anew, and the user is asked for --studies and --labels.
         return {}

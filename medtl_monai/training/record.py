@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from medtl_monai.host import Choice, Host
+from medtl_monai.errors import PluginError, RunError
+from medtl_monai.host import Choice, Host, Kind
 from medtl_monai.specs import HeadContext, Stage, TargetInfo, to_json
 
 
@@ -33,11 +34,11 @@ class ModelRecord:
         """Return backbone and head with the options they were built with.
 
         Raises:
-            PluginError: If a plugin that offers them is not installed.
+            RunError: If a plugin that offers them is not there, and how to get it.
         """
         return (
-            host.resolve("backbone", self.backbone, self.backbone_parameters),
-            host.resolve("head", self.head, self.head_parameters),
+            _resolve(host, "backbone", self.backbone, self.backbone_parameters),
+            _resolve(host, "head", self.head, self.head_parameters),
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -59,6 +60,18 @@ class ModelRecord:
                 "context": HeadContext(**{**context, "stages": stages, "target": target}),
             }
         )
+
+
+def _resolve(host: Host, kind: Kind, name: str, parameters: dict[str, Any]) -> Choice:
+    try:
+        return host.resolve(kind, name, parameters)
+    except PluginError as error:
+        distribution = name.partition(":")[0]
+        if distribution.endswith(".py"):
+            mend = f"Give its one-file plugin: --plugin {distribution} (the run keeps a copy in its plugins folder)"
+        else:
+            mend = f"Install it: pip install {distribution} (its version is in the run's plugins.json)"
+        raise RunError(f"the run needs the {kind} {name!r}: {error.what}", mend=mend) from error
 
 
 def _tuples(value: dict[str, Any]) -> dict[str, Any]:

@@ -20,13 +20,13 @@ from medtl_monai.config import RunConfig
 from medtl_monai.data.cases import PARTS
 from medtl_monai.data.loader import EpochSampler
 from medtl_monai.errors import ConfigError, MedtlError
-from medtl_monai.files import write_json
+from medtl_monai.files import write_json, write_text
 from medtl_monai.host import Host
 from medtl_monai.training.assemble import Assembly, assemble, reassemble
 from medtl_monai.training.datasets import Datasets, load_datasets
 from medtl_monai.training.fit import Fit, Outcome
 from medtl_monai.training.folder import RunFolder
-from medtl_monai.training.places import locate, remember
+from medtl_monai.training.places import locate, remember, used
 from medtl_monai.training.reporter import Reporter
 from medtl_monai.training.tuning import Tuning, activation_bytes, step_seconds, tune
 
@@ -122,12 +122,16 @@ def write_start(folder: RunFolder, assembly: Assembly) -> None:
     assembly.schedule.write(folder.path / "policy.csv")
     chosen = (assembly.parts.backbone, assembly.parts.head, assembly.policy)
     write_json(folder.path / "plugins.json", [choice.provenance() for choice in chosen if choice])
+    for plugin in assembly.config.plugins:
+        # For the record and for other machines, where the user hands it back with --plugin.
+        write_text(folder.path / "plugins" / plugin.name, plugin.read_text(encoding="utf-8"))
     write_json(folder.path / "environment.json", environment(assembly.device))
     write_json(folder.path / "coverage.json", assembly.coverage.to_json() if assembly.coverage else None)
     run_id = secrets.token_hex(8)
     remember(run_id, assembly.config)
     folder.update(
         id=run_id,
+        inputs=used(assembly.config),
         medtl=__version__,
         status="started",
         task=assembly.parts.head_spec.task,

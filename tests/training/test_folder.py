@@ -10,7 +10,7 @@ from medtl_monai.training.folder import FORMAT, RunFolder
 
 def test_a_folder_that_is_not_empty_is_refused_and_kept(tmp_path):
     (tmp_path / "mine.txt").write_text("precious")
-    with pytest.raises(RunError, match="not empty.*--resume"):
+    with pytest.raises(RunError, match=r"not empty.*--resume"):
         RunFolder.create(tmp_path)
     assert (tmp_path / "mine.txt").read_text() == "precious"
 
@@ -33,13 +33,15 @@ def test_a_run_of_a_newer_medtl_is_refused(tmp_path):
         RunFolder.open(tmp_path / "run")
 
 
-def test_the_config_comes_back_and_absolute_paths_do_not_leave(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+def test_the_config_comes_back_without_places(tmp_path):
+    (tmp_path / "DOE_JANE").mkdir()
     config = load_config(
         None,
         {
-            "data.studies": str(tmp_path / "studies"),
-            "data.labels": "/archive/DOE_JANE/labels.csv",
+            "data.studies": str(tmp_path / "DOE_JANE"),
+            "data.labels": "archive/DOE_JANE.csv",
+            "plugins": [str(tmp_path / "DOE_JANE" / "head.py")],
+            "out": str(tmp_path / "run"),
             "training.epochs": 7,
             "data.target": "a,b",
         },
@@ -50,8 +52,8 @@ def test_the_config_comes_back_and_absolute_paths_do_not_leave(tmp_path, monkeyp
     assert str(tmp_path) not in text
     assert "DOE_JANE" not in text
     back = folder.read_config()
-    assert back.data.studies == Path("studies")
-    assert back.data.labels == Path("labels.csv")
+    assert back.data.target == ["a", "b"]
+    assert back.plugins == [Path("head.py")]
     assert back.training == config.training
     assert back.training.epochs == 7
 
