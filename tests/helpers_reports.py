@@ -5,13 +5,15 @@ from __future__ import annotations
 import csv
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 
 from medtl_monai.config import dump, load_config
 from medtl_monai.policy import FreezePolicy
-from medtl_monai.specs import At, Rule, StageInfo
+from medtl_monai.specs import At, Rule, StageInfo, TargetInfo
+from medtl_monai.training.folder import RunFolder
 from medtl_monai.transfer.coverage import CoverageReport, StageCoverage
 from medtl_monai.transfer.schedule import plan
 
@@ -55,6 +57,30 @@ def make_run(
     for part in parts:
         write_part(path, part, kind, groups=groups)
     return path
+
+
+class Stand:
+    """Stands in for a :class:`~medtl_monai.training.trained.TrainedRun`: a head, and predictions by a given function.
+
+    Args:
+        path: Its run folder.
+        head: The head whose metrics count.
+        target: What the labels are.
+        answer: Maps a volume to a prediction (a batch of one), or raises.
+        unit: Unit that the preprocessing asks for.
+    """
+
+    def __init__(self, path: Path, head: Any, target: TargetInfo, answer: Any, *, unit: str = "any") -> None:
+        self.folder = RunFolder(path)
+        self.record = SimpleNamespace(head="medtl-monai:stand-in", context=SimpleNamespace(target=target))
+        self.preprocessing = SimpleNamespace(on_gap="error", intensity=SimpleNamespace(unit=unit))
+        self.model = SimpleNamespace(head=head)
+        self.epoch = 3
+        self.answer = answer
+
+    def predict(self, volume: Any, *, case_id: str) -> Any:
+        """Return the given answer."""
+        return self.answer(volume)
 
 
 def write_part(path: Path, part: str, kind: str, *, groups: int = 24, checkpoint_epoch: int = 10) -> None:

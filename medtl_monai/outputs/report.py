@@ -5,6 +5,7 @@ The page asks nothing of the network: styles and figures are in it, and its cont
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,12 @@ def write_report(run: Path) -> Path:
 
 def render(files: RunFiles) -> str:
     """Return the page as HTML."""
-    environment = Environment(
+    return _environment().get_template("report.html.j2").render(_context(files))
+
+
+@cache
+def _environment() -> Environment:
+    return Environment(
         loader=PackageLoader("medtl_monai.outputs"),
         autoescape=True,
         undefined=StrictUndefined,
@@ -48,7 +54,6 @@ def render(files: RunFiles) -> str:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    return environment.get_template("report.html.j2").render(_context(files))
 
 
 def _context(files: RunFiles) -> dict[str, Any]:

@@ -113,7 +113,7 @@ def read_files(path: Path) -> RunFiles:
         tuning=reader.mapping("tuning.json"),
         environment=reader.mapping("environment.json"),
         plugins=reader.plugins(),
-        splits=reader.rows("splits.csv"),
+        splits=reader.rows("splits.csv", {"case_id", "group", "split"}),
         config=reader.config(folder),
         parts=tuple(part for name in reversed(PARTS) if (part := reader.part(name)) is not None),
         problems=tuple(reader.problems),
@@ -154,7 +154,7 @@ class _Reader:
             return None
         try:
             return folder.read_config()
-        except MedtlError:
+        except (MedtlError, UnicodeDecodeError):
             return self._damaged("config.yaml", None)
 
     def mapping(self, name: str) -> dict[str, Any]:
@@ -169,14 +169,16 @@ class _Reader:
             return self._damaged("plugins.json", ())
         return tuple(value)
 
-    def rows(self, name: str) -> Rows:
+    def rows(self, name: str, columns: set[str]) -> Rows:
         try:
             with (self.path / name).open(encoding="utf-8", newline="") as file:
-                return tuple(csv.DictReader(file, strict=True))
+                reader = csv.DictReader(file, strict=True)
+                rows = tuple(reader)
         except FileNotFoundError:
             return ()
         except (OSError, UnicodeDecodeError, csv.Error):
             return self._damaged(name, ())
+        return rows if columns <= set(reader.fieldnames or ()) else self._damaged(name, ())
 
     def part(self, part: str) -> EvaluatedPart | None:
         name = f"evaluation/{part}/metrics.json"
@@ -192,7 +194,7 @@ class _Reader:
                 checkpoint_epoch=value.get("checkpoint_epoch"),
                 metrics={k: math.nan if v is None else float(v) for k, v in value["metrics"].items()},
                 intervals=intervals,
-                rows=self.rows(f"evaluation/{part}/predictions.csv"),
+                rows=self.rows(f"evaluation/{part}/predictions.csv", {"case_id"}),
             )
         except (KeyError, TypeError, ValueError, AttributeError, IndexError):
             return self._damaged(name, None)

@@ -61,3 +61,10 @@ def test_the_same_seed_gives_the_same_interval():
     groups = [str(i) for i in range(30)]
     assert interval(_mean(values), groups) == interval(_mean(values), groups)
     assert interval(_mean(values), groups) != interval(_mean(values), groups, seed=1)
+
+
+def test_a_statistic_that_is_the_same_in_every_resample_has_no_interval():
+    groups = [str(i) for i in range(8)]
+    everything_right = np.ones(8)
+    assert interval(_mean(everything_right), groups) is None
+    assert interval(_mean(np.array([0, *everything_right[1:]])), groups) is not None
