@@ -88,19 +88,19 @@ def segmentation(out: Path, folds: int, chosen: Sequence[int], epochs: int) -> N
     )
 
 
-def classification(out: Path) -> None:
+def classification(out: Path, epochs: int) -> None:
     """Whether the hippocampus is larger than the median."""
     table = fold_table(data_folder() / "labels.csv", 0, 5, out / "classification.csv")
     backbone = "resnet10-3d:features=16,norm=instance,levels=4"
-    metrics, took = run(out / "classification", "large", table, "--backbone", backbone, "--epochs", 20)
+    metrics, took = run(out / "classification", "large", table, "--backbone", backbone, "--epochs", epochs)
     print(f"classification: {metrics}; chance is 0.5; {took:.0f} s")
 
 
-def regression(out: Path) -> None:
+def regression(out: Path, epochs: int) -> None:
     """Volume of the anterior part, in ml."""
     table = fold_table(data_folder() / "labels.csv", 0, 5, out / "regression.csv")
     backbone = "resnet10-3d:features=16,norm=instance,levels=4"
-    metrics, took = run(out / "regression", "anterior_ml", table, "--backbone", backbone, "--epochs", 20)
+    metrics, took = run(out / "regression", "anterior_ml", table, "--backbone", backbone, "--epochs", epochs)
     with table.open(newline="") as file:
         rows = list(csv.DictReader(file))
     truth = {part: [float(r["anterior_ml"]) for r in rows if r["split"] == part] for part in ("train", "test")}
@@ -115,7 +115,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/real"))
     parser.add_argument("--folds", type=int, default=5)
     parser.add_argument("--fold", type=int, action="append", help="only this one; repeatable")
-    parser.add_argument("--epochs", type=int, default=20, help="of segmentation")
+    parser.add_argument("--epochs", type=int, default=8, help="of each run")
     parser.add_argument("--threads", type=int, help="CPU threads of each run")
     parser.add_argument("--only", choices=("classification", "regression", "segmentation"))
     options = parser.parse_args()
@@ -124,9 +124,9 @@ def main() -> None:
     if not data_folder().is_dir():
         sys.exit("the hippocampus studies are not here; set MEDTL_DATA to the folder that holds hippocampus_dicom")
     if options.only in (None, "classification"):
-        classification(options.out)
+        classification(options.out, options.epochs)
     if options.only in (None, "regression"):
-        regression(options.out)
+        regression(options.out, options.epochs)
     if options.only in (None, "segmentation"):
         segmentation(options.out, options.folds, options.fold or range(options.folds), options.epochs)
 

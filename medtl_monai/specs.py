@@ -350,6 +350,7 @@ class TargetInfo:
         classes: Class names in index order (``class``), label names (``classes``), or structures with the
             background first (``mask``); empty for ``number``.
         counts: Training cases of each class (``class``), or with each label set (``classes``); empty otherwise.
+        labelled: Training cases in which each label is known (``classes``); empty otherwise.
         cases: How many training cases there are.
         mean: Training mean of each column (``number``).
         std: Training standard deviation of each column (``number``), never zero.
@@ -360,6 +361,7 @@ class TargetInfo:
     columns: tuple[str, ...]
     classes: tuple[str, ...] = ()
     counts: tuple[int, ...] = ()
+    labelled: tuple[int, ...] = ()
     cases: int = 0
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()

@@ -49,8 +49,14 @@ def target_info(
     if kind == "classes":
         positive = (values == 1).sum(axis=0)
         _refuse_absent([name for name, n in zip(classes, positive, strict=True) if not n], "label")
-        counts = tuple(int(n) for n in positive)
-        return TargetInfo(kind=kind, columns=tuple(columns), classes=tuple(classes), counts=counts, cases=len(targets))
+        return TargetInfo(
+            kind=kind,
+            columns=tuple(columns),
+            classes=tuple(classes),
+            counts=tuple(int(n) for n in positive),
+            labelled=tuple(int(n) for n in (~np.isnan(values)).sum(axis=0)),
+            cases=len(targets),
+        )
     return _numbers(columns, values)
 
 

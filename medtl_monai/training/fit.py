@@ -277,6 +277,11 @@ class Fit:
             p.best_epoch, p.best_value, p.stale = epoch, value, 0
             return True
         p.stale += 1
+        if math.isnan(value) and epoch == 0:
+            self.reporter.warn(
+                f"{self.key} is undefined on the validation cases (a class may be missing there): where it stays so, "
+                "the last epoch is kept instead of the best"
+            )
         return False
 
     def _out_of_patience(self) -> bool:

@@ -49,8 +49,8 @@ def named_values(name: str, metric: Metric) -> dict[str, float]:
     kept, as NaN, in its place.
     """
     vector = _flat(metric.fn.aggregate())
-    finite = vector[np.isfinite(vector)]
-    values = {name: float(finite.mean()) if finite.size else math.nan}
+    defined = vector[~np.isnan(vector)]
+    values = {name: float(defined.mean()) if defined.size else math.nan}
     if metric.components:
         values |= {f"{name}/{c}": float(v) for c, v in zip(metric.components, vector, strict=True)}
     return values

@@ -59,6 +59,17 @@ def test_a_batch_without_any_label_has_zero_loss_and_gradient() -> None:
     assert torch.equal(output.grad, torch.zeros(3, 2))  # type: ignore[arg-type]
 
 
+def test_cases_whose_label_is_missing_are_not_negatives() -> None:
+    names = ("a", "b")
+    target = TargetInfo(kind="classes", columns=names, classes=names, counts=(10, 8), labelled=(20, 40), cases=40)
+    head = MultilabelHead(context(target))
+    assert head.pos_weight is not None
+    assert head.pos_weight.tolist() == [1, 4]
+    everyone = TargetInfo(kind="classes", columns=names, classes=names, counts=(10, 8), labelled=(10, 40), cases=40)
+    with pytest.raises(DataError, match="every training case has this label"):
+        MultilabelHead(context(everyone))
+
+
 def test_positive_weight_by_hand() -> None:
     head = MultilabelHead(context(info(10, 8)))  # of 40 cases
     output, target = torch.tensor([[0.3, -0.7]]), torch.tensor([[1.0, 0.0]])

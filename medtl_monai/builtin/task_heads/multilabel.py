@@ -89,9 +89,13 @@ class MultilabelHead(Head):
 
 
 def balanced_pos_weight(target: TargetInfo) -> Tensor:
-    """Return negative / positive training cases of each label ``[L]``; a case not labelled counts as negative."""
+    """Return negative / positive training cases of each label ``[L]``, among the cases in which it is known."""
     positive = torch.tensor(require_counts(target, "multilabel"), dtype=torch.float32)
-    return (target.cases - positive) / positive
+    return (torch.tensor(_known(target), dtype=torch.float32) - positive) / positive
+
+
+def _known(target: TargetInfo) -> tuple[int, ...]:
+    return target.labelled or (target.cases,) * len(target.classes)
 
 
 def _probabilities_and_labels(prediction: Prediction, batch: Batch) -> tuple[Tensor | None, Tensor]:
@@ -102,8 +106,8 @@ def _check_labels(target: TargetInfo) -> None:
     require_kind(target, "classes", "multilabel")
     if not target.classes:
         raise DataError("there is no label to learn", where=name_of(target), mend="Name at least one label column")
-    for name, count in zip(target.classes, target.counts, strict=False):
-        if count in (0, target.cases):
+    for name, count, known in zip(target.classes, target.counts, _known(target), strict=False):
+        if count in (0, known):
             raise DataError(
                 f"{'no' if count == 0 else 'every'} training case has this label, so it cannot be learnt",
                 where=f"label {name}",
