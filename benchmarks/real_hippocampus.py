@@ -4,7 +4,7 @@ Usage: ``.venv/bin/python benchmarks/real_hippocampus.py [--out DIR] [--only seg
 Runs that are there already are not trained again, so folds may be run side by side and then summed up.
 
 Data: 40 hippocampus crops of the Medical Segmentation Decathlon (Task04) as DICOM with SEG masks, in
-``../shared/data/hippocampus_dicom`` or ``$MEDTL_DATA/hippocampus_dicom``. The crops are probably about two a person and
+``../shared/data/hippocampus_dicom`` or ``$MEDTL_TEST_DATA/hippocampus_dicom``. The crops are probably about two a person and
 no list of persons is published, so a crop's twin may be in training: the figures are optimistic by an unknown amount.
 
 Segmentation runs five folds over all 40 studies (each study is tested once) and prints the mean Dice of both structures
@@ -32,7 +32,7 @@ BACKBONE = "unet-3d:features=16,levels=4,num_res_units=0,first_stride=2"
 
 def data_folder() -> Path:
     """Return the folder of the hippocampus studies."""
-    return Path(os.environ.get("MEDTL_DATA", ROOT.parent / "shared" / "data")) / "hippocampus_dicom"
+    return Path(os.environ.get("MEDTL_TEST_DATA", ROOT.parent / "shared" / "data")) / "hippocampus_dicom"
 
 
 def medtl(*arguments: object) -> None:
@@ -122,7 +122,7 @@ def main() -> None:
     if options.threads:
         THREADS.extend(["--set", f"training.threads={options.threads}"])
     if not data_folder().is_dir():
-        sys.exit("the hippocampus studies are not here; set MEDTL_DATA to the folder that holds hippocampus_dicom")
+        sys.exit("the hippocampus studies are not here; set MEDTL_TEST_DATA to the folder that holds hippocampus_dicom")
     if options.only in (None, "classification"):
         classification(options.out, options.epochs)
     if options.only in (None, "regression"):
