@@ -71,10 +71,12 @@ class Run:
 
     def resume(self, *, reporter: Reporter | None = None) -> Run:
         """Go on with an interrupted run."""
+        from medtl_monai.outputs.report import write_report
         from medtl_monai.training.reporter import Silent
         from medtl_monai.training.train import resume
 
         resume(self.path, self._host(), reporter or Silent())
+        write_report(self.path)
         return self
 
     def _host(self) -> Host:
@@ -104,6 +106,7 @@ def train(
     Raises:
         MedtlError: If anything does not fit.
     """
+    from medtl_monai.outputs.report import write_report
     from medtl_monai.training.reporter import Silent
     from medtl_monai.training.train import train as train_run
 
@@ -119,6 +122,7 @@ def train(
     files = tuple(dict.fromkeys([*settings.plugins, *(Path(p) for p in plugins)]))
     settings = settings.model_copy(update={"plugins": list(files)})
     folder, _ = train_run(settings, Host.load(files), reporter or Silent())
+    write_report(folder.path)
     return Run(folder.path, files)
 
 

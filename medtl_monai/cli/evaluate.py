@@ -48,7 +48,7 @@ def evaluate(
     rows = []
     for name, value in result.metrics.items():
         bounds = result.intervals.get(name)
-        shown = "too few patients" if bounds is None else f"{bounds.low:.3f} … {bounds.high:.3f}"
+        shown = "not estimable" if bounds is None else f"{bounds.low:.3f} … {bounds.high:.3f}"
         rows.append((name, "undefined" if math.isnan(value) else f"{value:.4f}", shown))
     print_table((f"{part}: {result.cases} cases, {result.groups} groups", "value", "95 % interval"), rows)
     typer.echo(f"written to {folder}; report: {run / 'report.html'}")

@@ -101,8 +101,10 @@ def _resume(
 
 
 def _report(path: Path, *, json: bool) -> None:
+    from medtl_monai.outputs.report import write_report
     from medtl_monai.training.folder import RunFolder
 
+    write_report(path)
     record = RunFolder.open(path).record
     if json:
         print_json({"run": str(path), **{k: v for k, v in record.items() if k not in ("model", "images")}})

@@ -213,10 +213,10 @@ def _gap_error(ordered: Sequence[Slice], steps: NDArray[np.float64], missing: bo
     if missing:
         lost = int(np.round(steps / base).sum()) - len(steps)
         times = round(float(steps[worst]) / base)
-        what = f"{lost} slice(s) missing: gap {steps[worst]:.4g} mm = {times}×{base:.4g} mm {between}"
+        what = f"{lost} slice(s) missing: gap {steps[worst]:.4g} mm = {times}×{base:.4g} mm"
     else:
-        what = f"slices are unevenly spaced ({base:.4g} to {steps[worst]:.4g} mm), widest {between}"
-    return DicomError(what, where="ImagePositionPatient", mend=_MEND_GAP)
+        what = f"slices are unevenly spaced ({base:.4g} to {steps[worst]:.4g} mm)"
+    return DicomError(what, where=f"ImagePositionPatient {between}", mend=_MEND_GAP)
 
 
 def _check_line(

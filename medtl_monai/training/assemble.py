@@ -274,9 +274,12 @@ def read_data(config: RunConfig, parts: Parts, reporter: Reporter) -> RunData:
     train = splits.ids("train")
     if not train:
         raise DataError("no case is left for training", mend="Lower splits.val and splits.test, or add cases")
+    # Values are looked at in the unit in which the network will see them.
+    unit = config.preprocessing.unit or parts.input.intensity.unit
+    look = config.preprocessing.model_copy(update={"unit": None if unit == "any" else unit})
     images = []
     for n, case_id in enumerate(train, 1):
-        images.append(image_info(table, table[case_id], config.preprocessing))
+        images.append(image_info(table, table[case_id], look))
         reporter.count("looking at images", n, len(train))
     preprocessing = plan_preprocessing(parts.input, config.preprocessing, kind, images)
     for note in preprocessing.notes:

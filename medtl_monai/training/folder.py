@@ -146,7 +146,7 @@ class RunFolder:
         """Return the stored configuration."""
         try:
             tree = yaml.safe_load((self.path / "config.yaml").read_text(encoding="utf-8"))
-        except (OSError, yaml.YAMLError) as error:
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
             raise RunError("config.yaml is missing or damaged", where=self.name, mend="Train again") from error
         return validate(tree, where="config.yaml")
 

@@ -13,7 +13,7 @@ from typing import Any
 from medtl_monai.config import RunConfig
 from medtl_monai.data.identity import key_path
 from medtl_monai.errors import ConfigError
-from medtl_monai.files import write_json
+from medtl_monai.files import write_text
 from medtl_monai.training.folder import RunFolder
 
 _DATA = ("studies", "labels")
@@ -32,8 +32,7 @@ def remember(run_id: str, config: RunConfig) -> None:
         **{name: [str(getattr(config.data, name).resolve())] for name in used(config)},
         "plugins": [str(path.resolve()) for path in config.plugins],
     }
-    write_json(file, known)
-    file.chmod(0o600)
+    write_text(file, json.dumps(known, indent=2), mode=0o600)
 
 
 def locate(folder: RunFolder, *, studies: Path | None = None, labels: Path | None = None) -> RunConfig:
