@@ -122,7 +122,7 @@ def test_a_disk_that_fills_up_in_the_middle_of_a_checkpoint(labels, tmp_path, re
 
     def write(path, data):
         calls.append(path)
-        if len(calls) == 4:  # the optimizer's file of the second epoch
+        if len(calls) == 6:  # the optimizer's file of the second epoch, after those of the start and the first
             path.write_bytes(data[:100])
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         real(path, data)

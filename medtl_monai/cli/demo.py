@@ -20,10 +20,10 @@ from medtl_monai.errors import DataError
 
 app = typer.Typer()
 
-BACKBONE = "unet-3d:features=16,levels=4,num_res_units=0,first_stride=2"
-_SOURCE_EPOCHS = 8
-_TARGET_EPOCHS = 6
-_STEPS = 30
+BACKBONE = "resnet10-3d:levels=4,features=32,conv1_t_size=3"
+_SOURCE_EPOCHS = 6
+_TARGET_EPOCHS = 3
+_METRICS = ("balanced_accuracy", "roc_auc")
 
 
 @app.command()
@@ -39,16 +39,14 @@ def demo(
     samples = data or _samples()
     started = time.perf_counter()
     source, target = out / "source", out / "target-transfer"
+    small = out / "target-scratch"
     runs = [
-        ("source task: lesions in 21 CT studies", _run(samples, "ct", "source", source, BACKBONE, _SOURCE_EPOCHS)),
+        ("source task: 21 CT studies", _run(samples, "ct", "source", source, BACKBONE, _SOURCE_EPOCHS)),
         (
             "target task: 7 MR studies, layers reused",
             _run(samples, "mr", "target", target, str(source), _TARGET_EPOCHS),
         ),
-        (
-            "target task: 7 MR studies, from scratch",
-            _run(samples, "mr", "target", out / "target-scratch", BACKBONE, _TARGET_EPOCHS),
-        ),
+        ("target task: 7 MR studies, from scratch", _run(samples, "mr", "target", small, BACKBONE, _TARGET_EPOCHS)),
     ]
     predictions = _predict(target, samples / "studies" / "mr", out / "predictions")
     results = [{"what": what, **result} for what, result in runs]
@@ -61,7 +59,7 @@ def demo(
     )
     typer.echo("The studies are synthetic: this shows that the tool works, not that transfer helps in medicine.\n")
     typer.echo(f"reports      {target}/report.html (and one in each run)")
-    typer.echo(f"predictions  {predictions}, masks beside it")
+    typer.echo(f"predictions  {predictions}")
     typer.echo(f"all runs     medtl runs {out}")
 
 
@@ -85,22 +83,21 @@ def _run(samples: Path, studies: str, task: str, out: Path, backbone: str, epoch
     run = train(
         studies=samples / "studies" / studies,
         labels=samples / f"{task}.csv",
-        target="mask",
+        target="kind",
         split="split",
         backbone=backbone,
         epochs=epochs,
         out=out,
         reporter=reporter,
-        set={"training.min_steps": _STEPS, "training.lr": 3e-3},
     )
     evaluation = run.evaluate()
-    bounds = evaluation.intervals["dice"]
+    intervals = {name: evaluation.intervals[name] for name in _METRICS}
     return {
         "run": str(out),
         "policy": run.record["policy"],
         "test_cases": evaluation.cases,
-        "dice": evaluation.metrics["dice"],
-        "interval": None if bounds is None else [bounds.low, bounds.high],
+        **{name: evaluation.metrics[name] for name in _METRICS},
+        "intervals": {name: None if i is None else [i.low, i.high] for name, i in intervals.items()},
         "seconds": run.record["seconds"],
     }
 
@@ -114,8 +111,11 @@ def _predict(run: Path, studies: Path, out: Path) -> Path:
 def _print(results: Sequence[dict[str, Any]]) -> None:
     rows = []
     for result in results:
-        low_high = result["interval"]
-        shown = "-" if low_high is None else f"{low_high[0]:.2f} … {low_high[1]:.2f}"
-        rows.append((result["what"], result["policy"], f"{result['dice']:.3f}", shown, f"{result['seconds']:.0f} s"))
+        cells = [_cell(result[name], result["intervals"][name]) for name in _METRICS]
+        rows.append((result["what"], result["policy"], str(result["test_cases"]), *cells, f"{result['seconds']:.0f} s"))
     typer.echo()
-    print_table(("", "Policy", "Dice", "95 % interval", "Training"), rows)
+    print_table(("", "Policy", "Tested", "Balanced accuracy", "ROC AUC", "Training"), rows)
+
+
+def _cell(value: float, bounds: list[float] | None) -> str:
+    return f"{value:.2f}" + (f" ({bounds[0]:.2f} … {bounds[1]:.2f})" if bounds else "")

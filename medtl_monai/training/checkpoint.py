@@ -116,11 +116,7 @@ class CheckpointStore:
         Raises:
             RunError: If there is none or its files are damaged.
         """
-        index = self._index()
-        name = index.get(which) or index.get("last")
-        if name is None:
-            raise RunError("there is no checkpoint yet", where=self.folder.parent.name, mend="Train for an epoch first")
-        folder = self.folder / name
+        folder = self._choose(which)
         try:
             with safe_open(folder / MODEL, framework="pt") as file:
                 metadata = dict(file.metadata() or {})
@@ -128,16 +124,19 @@ class CheckpointStore:
             state = torch.load(folder / TRAINER, weights_only=True, map_location="cpu")
         except (OSError, RuntimeError, SafetensorError, ValueError, EOFError, pickle.UnpicklingError) as error:
             mend = "Restore the folder from a copy, or train again"
-            raise RunError(f"checkpoint {name} is damaged", where=self.folder.parent.name, mend=mend) from error
+            raise RunError(f"checkpoint {folder.name} is damaged", where=self.folder.parent.name, mend=mend) from error
         return Checkpoint(tensors, metadata, state["optimizer"], state["extra"], Progress(**state["progress"]))
 
     def model_file(self, which: str = "best") -> Path:
         """Return the path of a checkpoint's tensors."""
+        return self._choose(which) / MODEL
+
+    def _choose(self, which: str) -> Path:
         index = self._index()
         name = index.get(which) or index.get("last")
         if name is None:
             raise RunError("there is no checkpoint yet", where=self.folder.parent.name, mend="Train for an epoch first")
-        return self.folder / name / MODEL
+        return self.folder / name
 
     def _index(self) -> dict[str, str]:
         try:

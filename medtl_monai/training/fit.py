@@ -90,6 +90,22 @@ class Fit:
         self.trainer = self._make_trainer()
         self.evaluator = self._make_evaluator()
 
+    def save(self) -> None:
+        """Store model, optimizer and counters as they are now.
+
+        Called before the first epoch too: a run killed in it resumes from the very weights it started with.
+
+        Raises:
+            StorageError: If the disk is full; the checkpoint before is intact.
+        """
+        self.store.save(
+            self.model.state_dict(),
+            optimizer=self.optimizer.state_dict(),
+            progress=self.progress,
+            metadata={"format": "medtl-run", "backbone": self.assembly.record.backbone},
+            extra={"anchors": self.freezer.anchor_state(), "freezer": self.freezer.state_dict()},
+        )
+
     def resume(self) -> None:
         """Go back to the state of the last checkpoint."""
         checkpoint = self.store.load("last")
@@ -244,13 +260,7 @@ class Fit:
             **{f"val/{name}": v for name, v in values.items()},
         }
         self.folder.append_metrics(line)
-        self.store.save(
-            self.model.state_dict(),
-            optimizer=self.optimizer.state_dict(),
-            progress=self.progress,
-            metadata={"format": "medtl-run", "backbone": self.assembly.record.backbone},
-            extra={"anchors": self.freezer.anchor_state(), "freezer": self.freezer.state_dict()},
-        )
+        self.save()
         self.reporter.epoch(line)
         if self._out_of_patience():
             self._stopped_early = True

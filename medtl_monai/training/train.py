@@ -58,6 +58,7 @@ def train(config: RunConfig, host: Host, reporter: Reporter) -> tuple[RunFolder,
         tuning = choose_tuning(assembly, datasets, reporter)
         write_json(folder.path / "tuning.json", tuning.to_json())
         fit = Fit(assembly, datasets, folder, tuning, reporter)
+        fit.save()
         return folder, _run(fit, folder)
 
 
