@@ -5,7 +5,8 @@ Runs that are there already are not trained again, so folds may be run side by s
 
 Data: 40 hippocampus crops of the Medical Segmentation Decathlon (Task04) as DICOM with SEG masks, in
 ``../shared/data/hippocampus_dicom`` or ``$MEDTL_TEST_DATA/hippocampus_dicom``. The crops are probably about two a person and
-no list of persons is published, so a crop's twin may be in training: the figures are optimistic by an unknown amount.
+no list of persons is published, so a crop's twin may be in training: the figures are optimistic by an unknown
+amount.
 
 Segmentation runs five folds over all 40 studies (each study is tested once) and prints the mean Dice of both structures
 for every fold and overall; classification and regression run once, on a held-out fifth, beside the trivial answer.
