@@ -5,6 +5,7 @@ Paths are taken relative to the current directory. Nothing here imports torch or
 
 from __future__ import annotations
 
+import re
 import types
 import typing
 from collections.abc import Mapping
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
 
 from medtl_monai.errors import ConfigError, did_you_mean
 
@@ -27,6 +28,40 @@ Names = Annotated[list[str], BeforeValidator(_as_list)]
 
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", validate_default=True, use_attribute_docstrings=True)
+
+
+class SelectConfig(_Section):
+    """Which series is a study's image, where it has several. What is left out does not matter."""
+
+    modality: Names = []
+    """Allowed values of Modality, such as MR."""
+    image_type: Names = []
+    """Values that ImageType must all contain; "!VALUE" excludes one."""
+    description: str = ""
+    """Regular expression searched in SeriesDescription, ignoring case."""
+    orientation: Literal["axial", "coronal", "sagittal"] | None = None
+    """Plane of the slices: the one nearest to it."""
+    thickness_mm: tuple[float, float] | None = None
+    """Lowest and highest slice distance."""
+    min_slices: int = Field(2, ge=1)
+    """Fewest slices of a volume; 1 accepts a lone slice."""
+    sop_class: str = ""
+    """Name or UID of the SOP class."""
+    part: str = ""
+    """Text in the name of the part, for series that hold several volumes: "EchoTime 20"."""
+    derived: bool | None = None
+    """true: derived images only; false: never. Default: originals where there are any."""
+    localizer: bool | None = None
+    """true: localizers only; false: never. Default: others where there are any."""
+
+    @field_validator("description")
+    @classmethod
+    def _is_pattern(cls, value: str) -> str:
+        try:
+            re.compile(value)
+        except re.error as error:
+            raise ValueError(f"not a regular expression ({error})") from None
+        return value
 
 
 class DataConfig(_Section):
@@ -46,6 +81,8 @@ class DataConfig(_Section):
     """Column whose values never straddle two splits. Default: the patient."""
     split: str | None = None
     """Column holding given splits: train, val or test."""
+    select: SelectConfig = SelectConfig()
+    """Which series is a study's image, where it has several."""
     unmatched: Literal["error", "drop"] = "error"
     """What to do with rows without a study and studies without a row."""
     structures: Names = []

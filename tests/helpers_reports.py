@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from medtl_monai.config import dump, load_config
+from medtl_monai.dicom.select import Rules
 from medtl_monai.policy import FreezePolicy
 from medtl_monai.specs import At, Rule, StageInfo, TargetInfo
 from medtl_monai.training.folder import RunFolder
@@ -75,6 +76,7 @@ class Stand:
         self.record = SimpleNamespace(head="medtl-monai:stand-in", context=SimpleNamespace(target=target))
         self.preprocessing = SimpleNamespace(on_gap="error", intensity=SimpleNamespace(unit=unit))
         self.model = SimpleNamespace(head=head)
+        self.rules = Rules()
         self.epoch = 3
         self.answer = answer
 

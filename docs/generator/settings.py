@@ -22,13 +22,20 @@ def config() -> str:
     for name, field in RunConfig.model_fields.items():
         model = field.annotation
         if isinstance(model, type) and issubclass(model, BaseModel):
-            rows = [_key(f"{name}.{key}", below, flags) for key, below in model.model_fields.items()]
+            rows = [row for key, below in model.model_fields.items() for row in _rows(f"{name}.{key}", below, flags)]
             parts.append(f"## {name}\n\n{prose(model.__doc__ or '')}\n\n{_keys(rows)}")
         else:
             top.append(_key(name, field, flags))
     parts.insert(0, f"## Top level\n\n{_keys(top)}")
     parts.append(f"## All defaults\n\n{fenced(dump(RunConfig()), 'yaml')}")
     return "\n".join(parts)
+
+
+def _rows(key: str, field: Any, flags: dict[str, str]) -> list[tuple[str, ...]]:
+    model = field.annotation
+    if isinstance(model, type) and issubclass(model, BaseModel):
+        return [row for name, below in model.model_fields.items() for row in _rows(f"{key}.{name}", below, flags)]
+    return [_key(key, field, flags)]
 
 
 def _keys(rows: list[tuple[str, ...]]) -> str:

@@ -13,16 +13,17 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from medtl_monai.config import DataConfig
+from medtl_monai.config import DataConfig, SelectConfig
 from medtl_monai.data.grouping import group_rows, refuse_rare_classes
 from medtl_monai.data.identity import load_key, pseudonym
-from medtl_monai.data.join import Joined, join_dicom, join_nifti, several_series, usable_series
+from medtl_monai.data.join import MEND_SELECT, Joined, choose_series, join_dicom, join_nifti, select_rules
 from medtl_monai.data.masks import Labels, MaskScheme, read_mask, survey_masks
 from medtl_monai.data.nifti import is_nifti, read_nifti
 from medtl_monai.data.table import Row, Table, read_table
 from medtl_monai.data.target_info import target_info
 from medtl_monai.data.targets import Target, Targets, read_targets
 from medtl_monai.dicom import Series, Study, Volume, read_volume, scan
+from medtl_monai.dicom.select import Rules
 from medtl_monai.errors import ConfigError, DataError, MedtlError, did_you_mean
 from medtl_monai.specs import TargetInfo, TargetKind
 
@@ -72,6 +73,7 @@ class CaseTable:
         columns: The label columns.
         classes: Class or label names in index order; for masks the structures, background first; empty for numbers.
         scheme: How mask values become labels.
+        rules: Which series is a study's image; also says how few slices a volume may have.
         notes: What the user should know about how the table was read.
     """
 
@@ -80,6 +82,7 @@ class CaseTable:
     columns: tuple[str, ...] = ()
     classes: tuple[str, ...] = ()
     scheme: MaskScheme | None = dataclasses.field(default=None, repr=False)
+    rules: Rules = dataclasses.field(default_factory=Rules, repr=False)
     notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
@@ -141,7 +144,7 @@ class CaseTable:
             if case.problem is not None:
                 raise case.problem
             if isinstance(case.image, Series):
-                return read_volume(case.image, on_gap=on_gap, units=units)
+                return read_volume(case.image, select=self.rules, on_gap=on_gap, units=units)
             return read_nifti(case.image, where="image")
 
     def read_target(self, case: Case, volume: Volume) -> int | NDArray[np.float32] | Labels | None:
@@ -181,6 +184,9 @@ def load_cases(config: DataConfig, kind: TargetKind, *, classes: Sequence[str] |
     """
     if config.labels is None:
         raise ConfigError("no labels table is named", where="data.labels", mend="Give a CSV file with --labels")
+    if config.studies is None and config.select != SelectConfig():
+        what = "rules choose among DICOM series, and there is no studies folder"
+        raise ConfigError(what, where="data.select", mend="Give DICOM with --studies, or take the rules out")
     table = read_table(config.labels)
     targets = read_targets(table, config, kind, classes)
     joined = join_dicom(table, config, config.studies) if config.studies else join_nifti(table, config)
@@ -202,32 +208,38 @@ def load_cases(config: DataConfig, kind: TargetKind, *, classes: Sequence[str] |
         columns=tuple(config.target),
         classes=names,
         scheme=scheme,
+        rules=select_rules(config),
         notes=(*notes, *made[1]),
     )
 
 
-def unlabelled_cases(path: Path | Sequence[Path]) -> list[Case]:
+def unlabelled_cases(path: Path | Sequence[Path], rules: Rules | None = None) -> list[Case]:
     """Return the cases of a DICOM tree, of the NIfTI files in a folder, or of the given files, for prediction.
 
     A study whose image is not clear becomes a case that raises when it is read, so that the others go on.
+
+    Args:
+        path: The folder or file, or several files.
+        rules: Which series is a study's image, where it has several.
 
     Raises:
         DataError: If there is neither a DICOM image nor a NIfTI file.
     """
     key = load_key()
+    rules = rules or Rules()
     if not isinstance(path, Path):
         root = Path(os.path.commonpath([p.parent for p in path])) if path else Path()
-        return [case for one in path for case in _unlabelled(one, root, key)]
-    return _unlabelled(path, path if path.is_dir() else path.parent, key)
+        return [case for one in path for case in _unlabelled(one, root, key, rules)]
+    return _unlabelled(path, path if path.is_dir() else path.parent, key, rules)
 
 
-def _unlabelled(path: Path, root: Path, key: bytes) -> list[Case]:
+def _unlabelled(path: Path, root: Path, key: bytes, rules: Rules) -> list[Case]:
     if not path.exists():
         raise DataError("no such file or folder", where=path.name, mend="Check the path")
     if path.is_file() and is_nifti(path):
         return [_nifti_case(path, root, key)]
     files = sorted(p for p in path.rglob("*") if p.is_file() and is_nifti(p)) if path.is_dir() else []
-    cases = [_study_case(study, key) for study in scan(path).studies if study.series]
+    cases = [_study_case(study, key, rules) for study in scan(path).studies if study.series]
     cases += [_nifti_case(file, root, key) for file in files]
     if not cases:
         mend = "Give a folder of DICOM studies or of .nii.gz files"
@@ -240,12 +252,10 @@ def _nifti_case(path: Path, root: Path, key: bytes) -> Case:
     return Case(case_id=pseudonym(key, source), group=pseudonym(key, "row", source), image=path, source=source)
 
 
-def _study_case(study: Study, key: bytes) -> Case:
-    choices = usable_series(study)
-    problem = None
-    if len(choices) != 1:
-        problem = DataError(several_series(choices), mend="Keep one series a study in the folder")
-    series = (choices or study.series)[0]
+def _study_case(study: Study, key: bytes, rules: Rules) -> Case:
+    choice = choose_series(study, rules)
+    problem = None if choice.clear else DataError(choice.explain(), mend=MEND_SELECT)
+    series = (choice.left or study.series)[0]
     return Case(
         case_id=pseudonym(key, study.study_instance_uid),
         group=pseudonym(key, "patient", study.issuer_of_patient_id.strip(), study.patient_id.strip()),

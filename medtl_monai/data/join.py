@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -22,7 +23,10 @@ KEYS: Mapping[str, Callable[[Study], str]] = {
 }
 """Attributes that rows may be joined by, in order of preference."""
 
+MEND_SELECT = "Say which with data.select (modality, description, orientation, part, …), or keep one series a study"
+
 _SHOWN = 10
+_log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -96,7 +100,7 @@ def join_dicom(table: Table, config: DataConfig, root: Path) -> Joined:
     table.refuse(lambda row: len(by_key[row[column]]) > 1, shared, "Join by StudyInstanceUID (data.key)")
     matched = {row.number: by_key[row[column]][0] for row in table.rows if by_key[row[column]]}
     notes = _unmatched(table, config, key, matched, studies)
-    return Joined(images=_one_series_each(table, matched), notes=notes)
+    return Joined(images=_one_series_each(table, matched, select_rules(config)), notes=notes)
 
 
 def scan_images(root: Path) -> StudyIndex:
@@ -116,14 +120,46 @@ def scan_images(root: Path) -> StudyIndex:
     return index
 
 
-def usable_series(study: Study) -> list[Series]:
-    """Return the series that could be the study's image: no localizers, derived images or stubs beside others."""
-    return narrow(study.series, Rules())[0]
+def select_rules(config: DataConfig) -> Rules:
+    """Return the rules of ``data.select``."""
+    return Rules.of({name: value for name, value in config.select.model_dump().items() if value is not None})
 
 
-def several_series(series: Sequence[Series]) -> str:
-    """Say in one clause, without identifiers, why a study's image is not clear."""
-    return f"the study has {len(series)} series that could be its image: {'; '.join(s.summary() for s in series[:5])}"
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Choice:
+    """The series of a study that the rules leave, and those they do not.
+
+    Attributes:
+        left: Candidates, best first; the study's image is clear when there is one.
+        dropped: Each other series with the reason.
+    """
+
+    left: tuple[Series, ...]
+    dropped: tuple[tuple[Series, str], ...] = ()
+
+    @property
+    def clear(self) -> bool:
+        """Whether exactly one is left."""
+        return len(self.left) == 1
+
+    def explain(self) -> str:
+        """Say in one clause, without identifiers, why the image is not clear: what is left, and what went why."""
+        could = _some([item.summary() for item in self.left])
+        gone = _some([f"{item.summary()} ({reason})" for item, reason in self.dropped])
+        what = f"the study has {len(self.left)} series that could be its image"
+        return what + (f": {could}" if could else "") + (f"; left out: {gone}" if gone else "")
+
+
+def choose_series(study: Study, rules: Rules) -> Choice:
+    """Apply rules, then the default preferences: no localizers, derived images or stubs beside others."""
+    left, dropped = narrow(study.series, rules)
+    for item, reason in dropped:
+        _log.debug("%s left out: %s", item.summary(), reason)
+    return Choice(left=tuple(left), dropped=tuple(dropped))
+
+
+def _some(texts: Sequence[str]) -> str:
+    return "; ".join(texts[:5]) + (f" and {len(texts) - 5} more" if len(texts) > 5 else "")
 
 
 def _key(table: Table, config: DataConfig) -> tuple[str, str]:
@@ -176,11 +212,10 @@ def _why(table: Table, key: str, rows: Sequence[Row], studies: Sequence[Study]) 
     return "Check that table and studies belong together"
 
 
-def _one_series_each(table: Table, matched: Mapping[int, Study]) -> dict[int, Series]:
-    choices = {number: usable_series(study) for number, study in matched.items()}
-    unclear = [row for row in table.rows if row.number in choices and len(choices[row.number]) != 1]
+def _one_series_each(table: Table, matched: Mapping[int, Study], rules: Rules) -> dict[int, Series]:
+    choices = {number: choose_series(study, rules) for number, study in matched.items()}
+    unclear = [row for row in table.rows if row.number in choices and not choices[row.number].clear]
     if unclear:
-        what = several_series(choices[unclear[0].number])
-        mend = "Keep one series a study in the studies folder"
-        raise table.bad_rows(f"the image of a study is not clear ({what})", unclear, mend)
-    return {number: series[0] for number, series in choices.items()}
+        what = choices[unclear[0].number].explain()
+        raise table.bad_rows(f"the image of a study is not clear ({what})", unclear, MEND_SELECT)
+    return {number: choice.left[0] for number, choice in choices.items()}

@@ -57,8 +57,9 @@ def predict(run: TrainedRun, studies: Path, out: Path, reporter: Reporter, *, id
         StorageError: If something cannot be written.
     """
     _check_free(out, id_map)
-    cases = unlabelled_cases(studies)
-    table = CaseTable(cases=tuple(cases), kind=run.record.context.target.kind)
+    # The images of new studies are chosen as those of the training studies were.
+    cases = unlabelled_cases(studies, run.rules)
+    table = CaseTable(cases=tuple(cases), kind=run.record.context.target.kind, rules=run.rules)
     with translate_os_errors(out):
         out.mkdir(parents=True, exist_ok=True)
     if id_map is not None:
