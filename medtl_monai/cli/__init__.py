@@ -10,6 +10,7 @@ from medtl_monai.errors import MedtlError
 from medtl_monai.isolation import describe
 
 COMMANDS: dict[str, str] = {
+    "scan": "Show what a tree of DICOM files holds, and start a labels table.",
     "train": "Train a backbone and a head on labelled studies.",
     "evaluate": "Measure a run on cases it has not learnt from.",
     "predict": "Apply a run to new studies.",

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import fnmatch
 import logging
 import os
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -19,9 +20,11 @@ from medtl_monai.errors import DicomError
 
 _log = logging.getLogger(__name__)
 _CHUNK = 256
+LEFT_OUT = "left out as asked"
+"""Reason of files that match a pattern of ``skip``."""
 
 
-def scan(path: Path | str, *, workers: int | None = None) -> StudyIndex:
+def scan(path: Path | str, *, workers: int | None = None, skip: Sequence[str] = ()) -> StudyIndex:
     """Scan a folder recursively, or a single file.
 
     Every file is judged by its content. Symbolic links that lead out of the folder are not followed; a DICOMDIR is
@@ -30,6 +33,8 @@ def scan(path: Path | str, *, workers: int | None = None) -> StudyIndex:
     Args:
         path: The data root, or one file.
         workers: Processes that parse headers; None or 1 parses in this process.
+        skip: Patterns such as ``"*.jpg"`` or ``"old"``: files are left out whose path below the root, or a part of
+            it, matches one. They are counted.
 
     Returns:
         All candidate volumes, segmentations and structure sets, everything skipped with its reason, and the damaged
@@ -49,9 +54,17 @@ def scan(path: Path | str, *, workers: int | None = None) -> StudyIndex:
     root = path if path.is_dir() else path.parent
     names = list(_walk(path)) if path.is_dir() else [path.name]
     found = _Found()
+    if skip:
+        found.skipped += [Skipped(name, LEFT_OUT) for name in names if _matches(name, skip)]
+        names = [name for name in names if not _matches(name, skip)]
     for parsed in _parse_all(root, names, workers):
         found.add(parsed)
     return found.index(root)
+
+
+def _matches(name: str, patterns: Sequence[str]) -> bool:
+    parts = (name, *name.split("/"))
+    return any(fnmatch.fnmatchcase(part, pattern.rstrip("/")) for part in parts for pattern in patterns)
 
 
 def _walk(root: Path) -> Iterator[str]:

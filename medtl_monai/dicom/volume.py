@@ -123,22 +123,50 @@ def _is_cine(series: Series) -> bool:
 def _read(series: Series, rules: Rules, on_gap: OnGap, units: str | None, voi: bool) -> Volume:
     if on_gap not in ("error", "interpolate"):
         raise ConfigError(f"{on_gap!r} is not known", where="on_gap", mend="Use 'error' or 'interpolate'")
+    problem = _problem(series, rules)
+    if problem is not None:
+        raise problem
+    volume = _Assembly(series, on_gap, voi).volume()
+    return _in_units(volume, series, units)
+
+
+def refusal(series: Series, *, select: Mapping[str, Any] | Rules | None = None, on_gap: OnGap = "error") -> str:
+    """Return why reading a series would be refused, as far as headers tell; empty if they tell nothing.
+
+    Args:
+        series: A series of a scan.
+        select: As for :func:`read_volume`.
+        on_gap: As for :func:`read_volume`.
+
+    Returns:
+        The error's text, which names files relative to the data root.
+    """
+    problem = _problem(series, Rules.of(select))
+    if problem is None and series.volumetric:
+        try:
+            built = stack.build_stack(series.slices)
+        except DicomError as error:
+            return str(error)
+        problem = built.gap if on_gap == "error" else None
+    return "" if problem is None else str(problem)
+
+
+def _problem(series: Series, rules: Rules) -> MedtlError | None:
     if series.problem is not None:
-        raise _again(series.problem)
+        return _again(series.problem)
     if is_stub(series, rules.min_slices):
-        raise DicomError(
+        return DicomError(
             f"only {series.shape[2]} slice(s) of a volume",
             where=series.files[0],
-            mend="Export the whole series, or pass select={'min_slices': 1}",
+            mend="Export the whole series, or select with min_slices: 1",
         )
     if _is_cine(series) and "frame" not in series.part:
-        raise DicomError(
+        return DicomError(
             f"a cine of {series.slices[0].header.frames} frames is no single image",
             where=f"{series.files[0]}, NumberOfFrames",
             mend="Read it with read_volumes, one volume a frame, or export the frames you need",
         )
-    volume = _Assembly(series, on_gap, voi).volume()
-    return _in_units(volume, series, units)
+    return None
 
 
 def _candidates(path: Path) -> list[Series]:

@@ -1,0 +1,171 @@
+"""``medtl scan``: what a tree of DICOM files holds, and the table that training starts from."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from medtl_monai.cli.options import DebugOption, JsonOption, PluginOption, load_host
+from medtl_monai.cli.output import print_json, print_note, print_table
+from medtl_monai.config import parse_set
+from medtl_monai.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from medtl_monai.data.survey import SeriesLine, StudyLine, Survey
+    from medtl_monai.dicom.select import Rules
+
+app = typer.Typer()
+
+_MODE = 0o600
+
+
+@app.command()
+def scan(
+    folder: Annotated[Path, typer.Argument(help="A tree of DICOM files.")],
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out", "-o", help="Write a labels table: a row a study. It holds patient identifiers, mode 0600."
+        ),
+    ] = None,
+    select: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--select",
+            metavar="RULE=VALUE",
+            help="Try a rule of data.select, such as modality=MR. Repeatable.",
+            show_default=False,
+        ),
+    ] = None,
+    skip: Annotated[
+        list[str] | None,
+        typer.Option("--skip", metavar="PATTERN", help="Files or folders to leave out, such as '*.jpg'. Repeatable."),
+    ] = None,
+    show_descriptions: Annotated[
+        bool, typer.Option("--show-descriptions", help="Show SeriesDescription, which may name people.")
+    ] = False,
+    redact_paths: Annotated[
+        bool, typer.Option("--redact-paths", help="Show pseudonyms in place of file and folder names.")
+    ] = False,
+    workers: Annotated[int | None, typer.Option(min=1, help="Processes. Default: one a core.")] = None,
+    plugin: PluginOption = None,
+    json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Show the studies and series in a tree of DICOM files: what training would read, what not, and why."""
+    load_host(plugin)
+    _check_free(out)
+    from medtl_monai.data.survey import survey
+
+    rules = _rules(select)
+    found = survey(
+        folder,
+        rules=rules,
+        skip=skip or (),
+        redact_paths=redact_paths,
+        workers=workers or os.cpu_count(),
+    )
+    if json:
+        print_json(_plain(found, descriptions=show_descriptions))
+    else:
+        _show(found, descriptions=show_descriptions)
+    if out is not None:
+        _write(found, out, folder, redact_paths=redact_paths)
+
+
+def _check_free(out: Path | None) -> None:
+    if out is not None and out.exists():
+        what = "the table exists, and labels may have been added to it"
+        raise DataError(what, where=out.name, mend="Choose another name, or move it away")
+
+
+def _rules(items: list[str] | None) -> Rules:
+    from medtl_monai.config import DataConfig, validate
+    from medtl_monai.data.join import select_rules
+
+    rules = parse_set(items or [])
+    if any("." in name for name in rules):
+        raise ConfigError("a rule has no dots in its name", where="--select", mend="For example --select modality=MR")
+    data: DataConfig = validate({"data": {"select": rules}}).data
+    return select_rules(data)
+
+
+def _plain(found: Survey, *, descriptions: bool) -> dict[str, Any]:
+    """Return the survey for JSON: pseudonyms, no identifiers."""
+    return {
+        "studies": [
+            {
+                "case_id": study.case_id,
+                "patient": study.patient,
+                "segmentations": study.segmentations,
+                "series": [_plain_series(line, descriptions) for line in study.series],
+            }
+            for study in found.studies
+        ],
+        "segmentations": found.segmentations,
+        "structure_sets": found.structure_sets,
+        "skipped": found.skipped,
+        "damaged": [{"file": file, "problem": problem} for file, problem in found.damaged],
+    }
+
+
+def _plain_series(line: SeriesLine, descriptions: bool) -> dict[str, Any]:
+    return {k: v for k, v in dataclasses.asdict(line).items() if descriptions or k != "description"}
+
+
+def _show(found: Survey, *, descriptions: bool) -> None:
+    columns = ["Case", "Patient", "Modality", "Shape", "Spacing mm", "Plane", "Files", "Folder", "Verdict"]
+    if descriptions:
+        columns.insert(3, "Description")
+    if found.studies:
+        rows = [_cells(study, line, descriptions) for study in found.studies for line in study.series]
+        print_table(columns, rows)
+        typer.echo()
+    for text in _counts(found):
+        typer.echo(text)
+
+
+def _cells(study: StudyLine, line: SeriesLine, descriptions: bool) -> list[str]:
+    spacing = "×".join(f"{s:.4g}" for s in line.spacing_mm) if line.spacing_mm else "unknown"
+    reason = f": {line.reason}" if line.reason else ""
+    cells = [study.case_id, study.patient, line.modality or "-", "×".join(map(str, line.shape)), spacing]
+    cells += [line.plane or "-", str(line.files), line.folder, f"{line.verdict}{reason}"]
+    if line.part:
+        cells[3] += f" ({line.part})"
+    if descriptions:
+        cells.insert(3, line.description or "-")
+    return cells
+
+
+def _counts(found: Survey) -> list[str]:
+    clear = sum(study.image is not None for study in found.studies)
+    patients = len({study.patient for study in found.studies})
+    texts = [f"{len(found.studies)} studies, {patients} patients; the image is clear in {clear}"]
+    objects = {"DICOM SEG": found.segmentations, "RT Structure Set": found.structure_sets}
+    texts += [f"{name}: {number}" for name, number in objects.items() if number]
+    texts += [f"skipped, {reason}: {number}" for reason, number in sorted(found.skipped.items())]
+    texts += [f"damaged: {file}: {problem}" for file, problem in found.damaged]
+    return texts
+
+
+def _write(found: Survey, out: Path, folder: Path, *, redact_paths: bool) -> None:
+    from medtl_monai.data.survey import case_rows
+    from medtl_monai.outputs.tables import write_csv
+
+    if not found.studies:
+        raise DataError("no DICOM images found, so there is no table", where=folder.name, mend="Check the folder")
+    write_csv(out, case_rows(found, redact_paths=redact_paths), mode=_MODE)
+    print_note(
+        f"{out} holds patient identifiers: keep it to yourself. Add a column of labels, then: "
+        f"medtl train --studies {folder} --labels {out} --target COLUMN"
+    )
+    unclear = sum(study.image is None for study in found.studies)
+    if unclear:
+        print_note(
+            f"the image of {unclear} of {len(found.studies)} studies is not clear (column 'verdict'): add rules to "
+            "data.select, or delete those rows and set data.unmatched=drop"
+        )

@@ -1,0 +1,244 @@
+"""What a DICOM tree holds, study by study: which series would be each study's image, and why the others would not."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path, PurePosixPath
+
+from medtl_monai.data.identity import load_key, pseudonym
+from medtl_monai.data.join import choose_series
+from medtl_monai.dicom import Series, Study, scan
+from medtl_monai.dicom.select import Rules, orientation_name
+from medtl_monai.dicom.volume import refusal
+from medtl_monai.errors import MedtlError
+
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+_SHORTEST_NUMBER = 5
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SeriesLine:
+    """One candidate volume of a study.
+
+    Attributes:
+        modality: Modality.
+        shape: Size (i, j, k).
+        spacing_mm: Voxel size; None where unknown.
+        plane: axial, coronal, sagittal, or empty.
+        part: What tells it from others of its series.
+        files: Number of files.
+        folder: Where they are, below the root.
+        verdict: ``"kept"``, ``"refused"``, ``"left out"``, or ``"one of several"``.
+        reason: Why it is not kept.
+        description: SeriesDescription: free text that may name people.
+    """
+
+    modality: str
+    shape: tuple[int, int, int]
+    spacing_mm: tuple[float, float, float] | None
+    plane: str
+    part: str
+    files: int
+    folder: str
+    verdict: str
+    reason: str = ""
+    description: str = dataclasses.field(default="", repr=False)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StudyLine:
+    """One study.
+
+    Attributes:
+        case_id: Pseudonym of the study.
+        patient: Pseudonym of the patient.
+        series: Its candidate volumes, the one that is kept first.
+        segmentations: Number of DICOM SEG objects.
+        study: The study itself.
+    """
+
+    case_id: str
+    patient: str
+    series: tuple[SeriesLine, ...]
+    segmentations: int
+    study: Study = dataclasses.field(repr=False)
+
+    @property
+    def image(self) -> SeriesLine | None:
+        """The series that training would read, if it is clear which."""
+        return next((line for line in self.series if line.verdict == "kept"), None)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Survey:
+    """What a tree holds.
+
+    Attributes:
+        studies: Studies that have images.
+        segmentations: Number of DICOM SEG objects.
+        structure_sets: Number of RTSTRUCT objects.
+        skipped: Reason → number of files that are no image.
+        damaged: File and what is wrong with it.
+    """
+
+    studies: tuple[StudyLine, ...]
+    segmentations: int
+    structure_sets: int
+    skipped: dict[str, int]
+    damaged: tuple[tuple[str, str], ...]
+
+
+def survey(
+    path: Path,
+    *,
+    rules: Rules | None = None,
+    skip: Sequence[str] = (),
+    redact_paths: bool = False,
+    workers: int | None = None,
+) -> Survey:
+    """Scan a tree and say what training would make of each study.
+
+    Args:
+        path: The data root.
+        rules: Which series is a study's image, where it has several.
+        skip: Patterns of files to leave out.
+        redact_paths: Put pseudonyms in place of file and folder names.
+        workers: Processes that parse headers.
+
+    Raises:
+        DicomError: ``path`` does not exist.
+    """
+    index = scan(path, workers=workers, skip=skip)
+    key = load_key()
+    redactor = _Redactor(key, index.damaged if redact_paths else None)
+    rules = rules or Rules()
+    return Survey(
+        studies=tuple(_study(study, key, rules, redactor) for study in index.studies if study.series),
+        segmentations=len(index.segmentations),
+        structure_sets=len(index.structure_sets),
+        skipped=index.skipped,
+        damaged=tuple(
+            (redactor.text(name), redactor.text(printable(_said(error, name)))) for name, error in index.damaged.items()
+        ),
+    )
+
+
+def case_rows(found: Survey, *, redact_paths: bool = False) -> list[dict[str, str]]:
+    """Return the rows of a labels table: one a study, with the identifiers that join it and tell it apart.
+
+    The table holds identifiers; it is the user's own working file. Cells that a spreadsheet would run as a formula get
+    an apostrophe in front; the joining StudyInstanceUID never needs one.
+
+    Args:
+        found: A survey.
+        redact_paths: Leave the folder out.
+    """
+    return [_case_row(line, redact_paths) for line in found.studies]
+
+
+def _case_row(line: StudyLine, redact_paths: bool) -> dict[str, str]:
+    image = line.image
+    shown = image or line.series[0]
+    spacing = "x".join(f"{s:.4g}" for s in shown.spacing_mm) if image and shown.spacing_mm else ""
+    row = {
+        "StudyInstanceUID": line.study.study_instance_uid,
+        "PatientID": _inert(line.study.patient_id),
+        "AccessionNumber": _inert(line.study.accession_number),
+        "case_id": line.case_id,
+        "modality": _inert(shown.modality),
+        "shape": "x".join(map(str, shown.shape)) if image else "",
+        "spacing_mm": spacing,
+        "folder": _inert(shown.folder),
+        "verdict": "kept" if image else _inert(f"{shown.verdict}: {shown.reason}"),
+    }
+    if redact_paths:
+        del row["folder"]
+    return row
+
+
+def _inert(text: str) -> str:
+    """Keep a spreadsheet from running a cell as a formula."""
+    return f"'{printable(text)}" if text.startswith(_FORMULA) else printable(text)
+
+
+def _study(study: Study, key: bytes, rules: Rules, redactor: _Redactor) -> StudyLine:
+    choice = choose_series(study, rules)
+    lines = []
+    for item in choice.left:
+        reason = refusal(item, select=rules)
+        verdict = "refused" if reason else "kept" if choice.clear else "one of several"
+        if verdict == "one of several":
+            reason = f"{len(choice.left)} series could be the image"
+        lines.append(_series(item, verdict, reason, redactor))
+    lines += [_series(item, "left out", reason, redactor) for item, reason in choice.dropped]
+    return StudyLine(
+        case_id=pseudonym(key, study.study_instance_uid),
+        patient=pseudonym(key, "patient", study.issuer_of_patient_id.strip(), study.patient_id.strip()),
+        series=tuple(lines),
+        segmentations=len(study.segmentations),
+        study=study,
+    )
+
+
+def _series(item: Series, verdict: str, reason: str, redactor: _Redactor) -> SeriesLine:
+    return SeriesLine(
+        modality=printable(item.modality),
+        shape=item.shape,
+        spacing_mm=item.spacing_mm,
+        plane=orientation_name(item) if item.volumetric and item.problem is None else "",
+        part=printable(redactor.text(item.part, item.files)),
+        files=len(item.files),
+        folder=printable(redactor.folder(str(PurePosixPath(item.files[0]).parent))),
+        verdict=verdict,
+        reason=printable(redactor.text(reason, item.files)),
+        description=printable(item.description),
+    )
+
+
+def printable(text: str) -> str:
+    """Replace control characters: values and file names may hold what a terminal would obey."""
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
+
+
+def _said(error: MedtlError, name: str) -> str:
+    """The error's text without the file's name in front, which stands beside it."""
+    where = error.where.removeprefix(name).lstrip(", ")
+    return str(type(error)(error.what, where=where, mend=error.mend))
+
+
+class _Redactor:
+    """Puts pseudonyms in place of the names of files and folders.
+
+    Args:
+        key: Key of the pseudonyms.
+        damaged: Files that any text may name; None leaves all texts as they are.
+    """
+
+    def __init__(self, key: bytes, damaged: Iterable[str] | None) -> None:
+        self._key = key
+        self._active = damaged is not None
+        self._damaged = tuple(damaged or ())
+
+    def text(self, text: str, files: Iterable[str] = ()) -> str:
+        """Return ``text`` without the names of ``files``, of their folders, and of damaged files."""
+        if not self._active or not text:
+            return text
+        names: dict[str, str] = {}
+        for file in (*files, *self._damaged):
+            path = PurePosixPath(file)
+            for place in (path, *path.parents):
+                names.setdefault(str(place), self._name(str(place)))
+            names[path.name] = names[file]
+        # A file called "12" is no identifier, and numbers occur in messages.
+        wanted = [n for n in names if n != "." and not (n.isdigit() and len(n) < _SHORTEST_NUMBER)]
+        pattern = "|".join(rf"(?<![\w.]){re.escape(n)}(?!\w)" for n in sorted(wanted, key=len, reverse=True))
+        return re.sub(pattern, lambda match: names[match.group()], text) if pattern else text
+
+    def folder(self, folder: str) -> str:
+        """Return the name of a folder, or its pseudonym."""
+        return self._name(folder) if self._active and folder != "." else folder
+
+    def _name(self, place: str) -> str:
+        return f"file-{pseudonym(self._key, 'path', place)}"
