@@ -25,7 +25,7 @@ _MODE = 0o600
 
 @app.command()
 def scan(
-    folder: Annotated[Path, typer.Argument(help="A tree of DICOM files.")],
+    folder: Annotated[Path, typer.Argument(help="A tree of DICOM files, or a zip archive.")],
     out: Annotated[
         Path | None,
         typer.Option(

@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 
 from medtl_monai.data.identity import load_key, pseudonym
 from medtl_monai.data.join import choose_series
-from medtl_monai.dicom import Series, Study, scan
+from medtl_monai.dicom import Series, Study, StudyIndex, scan
 from medtl_monai.dicom.select import Rules, orientation_name
 from medtl_monai.dicom.volume import refusal
 from medtl_monai.errors import MedtlError
@@ -101,7 +101,7 @@ def survey(
     """Scan a tree and say what training would make of each study.
 
     Args:
-        path: The data root.
+        path: The data root, or a zip archive.
         rules: Which series is a study's image, where it has several.
         skip: Patterns of files to leave out.
         redact_paths: Put pseudonyms in place of file and folder names.
@@ -110,10 +110,12 @@ def survey(
     Raises:
         DicomError: ``path`` does not exist.
     """
-    index = scan(path, workers=workers, skip=skip)
     key = load_key()
-    redactor = _Redactor(key, index.damaged if redact_paths else None)
-    rules = rules or Rules()
+    with scan(path, workers=workers, skip=skip) as index:
+        return _survey(index, key, rules or Rules(), _Redactor(key, index.damaged if redact_paths else None))
+
+
+def _survey(index: StudyIndex, key: bytes, rules: Rules, redactor: _Redactor) -> Survey:
     return Survey(
         studies=tuple(_study(study, key, rules, redactor) for study in index.studies if study.series),
         segmentations=len(index.segmentations),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import fnmatch
 import logging
 import os
@@ -12,6 +13,7 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 
 from medtl_monai.dicom import sop
+from medtl_monai.dicom.archive import is_zip_file, remove, unpack
 from medtl_monai.dicom.header import Header, ObjectHeader
 from medtl_monai.dicom.parse import Damaged, Parsed, Skipped, parse_file
 from medtl_monai.dicom.series import Reference, Series, StudyIndex
@@ -25,10 +27,11 @@ LEFT_OUT = "left out as asked"
 
 
 def scan(path: Path | str, *, workers: int | None = None, skip: Sequence[str] = ()) -> StudyIndex:
-    """Scan a folder recursively, or a single file.
+    """Scan a folder recursively, a zip archive, or a single file.
 
     Every file is judged by its content. Symbolic links that lead out of the folder are not followed; a DICOMDIR is
-    ignored as an index, the files it lists are found by themselves.
+    ignored as an index, the files it lists are found by themselves. A zip archive is unpacked into a private temporary
+    folder, which is there until the index is closed or the process ends; archives inside of others are not opened.
 
     Args:
         path: The data root, or one file.
@@ -41,7 +44,8 @@ def scan(path: Path | str, *, workers: int | None = None, skip: Sequence[str] = 
         files.
 
     Raises:
-        DicomError: ``path`` does not exist.
+        DicomError: ``path`` does not exist, or is an archive that may not be unpacked.
+        StorageError: There is no room to unpack an archive.
 
     Example:
         >>> index = scan("studies")                                  # doctest: +SKIP
@@ -51,6 +55,17 @@ def scan(path: Path | str, *, workers: int | None = None, skip: Sequence[str] = 
     path = Path(path)
     if not path.exists():
         raise DicomError("no such file or folder", where=path.name, mend="Check the path")
+    if path.is_file() and is_zip_file(path):
+        folder = unpack(path)
+        try:
+            return dataclasses.replace(_scan(folder, workers, skip), temporary=folder)
+        except BaseException:
+            remove(folder)
+            raise
+    return _scan(path, workers, skip)
+
+
+def _scan(path: Path, workers: int | None, skip: Sequence[str]) -> StudyIndex:
     root = path if path.is_dir() else path.parent
     names = list(_walk(path)) if path.is_dir() else [path.name]
     found = _Found()

@@ -11,6 +11,7 @@ from typing import BinaryIO
 from pydicom.dataset import Dataset
 
 from medtl_monai.dicom import sop
+from medtl_monai.dicom.archive import is_zip
 from medtl_monai.dicom.elements import Elements
 from medtl_monai.dicom.header import Header, ObjectHeader
 from medtl_monai.dicom.image import identity, image_header
@@ -99,6 +100,8 @@ def _without_mark(stream: BinaryIO, head: bytes, path: str) -> Skipped | Damaged
         what = "the DICM mark is damaged"
         return Damaged(path, DicomError(what, where=path, mend="Copy or export the file again, or remove it"))
     # Without preamble, a data set starts with an element of group 0002 or 0008, in either byte order.
+    if is_zip(head):
+        return Skipped(path, "zip archive, not opened")
     bare = len(head) > 8 and head[:2] in (b"\x02\0", b"\x08\0", b"\0\x02", b"\0\x08")
     return None if bare else Skipped(path, "not DICOM")
 

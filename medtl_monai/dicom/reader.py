@@ -18,6 +18,7 @@ from monai.data import ImageReader, MetaTensor
 from monai.utils import MetaKeys, SpaceKeys
 from numpy.typing import NDArray
 
+from medtl_monai.dicom.archive import is_zip
 from medtl_monai.dicom.geometry import Volume, grid_distance
 from medtl_monai.dicom.opened import PREAMBLE
 from medtl_monai.dicom.select import Rules
@@ -35,7 +36,6 @@ _FOREIGN = (
     (0, b"\x1f\x8b"),  # gzip: .nii.gz
     (0, b"NRRD"),
     (0, b"\x93NUMPY"),
-    (0, b"PK\x03\x04"),  # .npz
     (0, b"\x89PNG"),
     (0, b"\xff\xd8\xff"),  # JPEG
     (0, b"BM"),
@@ -89,7 +89,7 @@ class MedtlDicomReader(ImageReader):
         self.options: dict[str, Any] = {"select": Rules.of(select), "on_gap": on_gap, "units": units, "voi": voi}
 
     def verify_suffix(self, filename: Sequence[PathLike] | PathLike) -> bool:
-        """Whether every path is a folder or a DICOM file, judged by content: the name of a file tells nothing."""
+        """Whether every path is a folder, a zip archive or a DICOM file, judged by content and not by name."""
         return all(path.is_dir() or _is_dicom(path) for path in _paths(filename))
 
     def read(self, data: Sequence[PathLike] | PathLike, **kwargs: Any) -> _Request:
@@ -210,7 +210,7 @@ def _head(path: Path) -> bytes:
 
 def _is_dicom(path: Path) -> bool:
     head = _head(path)
-    return head[PREAMBLE : PREAMBLE + 4] == b"DICM" or (head[:2] in _BARE and not _is_foreign(path))
+    return head[PREAMBLE : PREAMBLE + 4] == b"DICM" or ((head[:2] in _BARE or is_zip(head)) and not _is_foreign(path))
 
 
 def _is_foreign(path: Path) -> bool:
@@ -218,4 +218,7 @@ def _is_foreign(path: Path) -> bool:
     # The preamble may hold anything, another format's magic number too.
     if head[PREAMBLE : PREAMBLE + 4] == b"DICM":
         return False
-    return any(head[at : at + len(magic)] == magic for at, magic in _FOREIGN)
+    # A NumPy archive is a zip archive, and only its name tells.
+    return (is_zip(head) and path.suffix.lower() == ".npz") or any(
+        head[at : at + len(magic)] == magic for at, magic in _FOREIGN
+    )

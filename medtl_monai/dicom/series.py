@@ -6,7 +6,9 @@ import dataclasses
 from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Self
 
+from medtl_monai.dicom.archive import remove
 from medtl_monai.dicom.header import Header, ObjectHeader
 from medtl_monai.errors import DicomError
 
@@ -131,6 +133,7 @@ class StudyIndex:
         skipped_files: Reason → files that are no image, relative to ``root``.
         damaged: Files that are DICOM but cannot be used, each with its error; series that they may belong to
             carry the error as their ``problem``.
+        temporary: The folder an archive was unpacked into; :meth:`close` removes it.
     """
 
     root: Path = dataclasses.field(repr=False)
@@ -139,6 +142,18 @@ class StudyIndex:
     structure_sets: list[Reference] = dataclasses.field(default_factory=list)
     skipped_files: Mapping[str, list[str]] = dataclasses.field(default_factory=dict, repr=False)
     damaged: Mapping[str, DicomError] = dataclasses.field(default_factory=dict, repr=False)
+    temporary: Path | None = dataclasses.field(default=None, repr=False)
+
+    def close(self) -> None:
+        """Remove what an archive was unpacked into: its series cannot be read any more. Folders are left alone."""
+        if self.temporary is not None:
+            remove(self.temporary)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     @property
     def skipped(self) -> dict[str, int]:

@@ -17,7 +17,7 @@ from medtl_monai.dicom.header import Header
 from medtl_monai.dicom.index import scan
 from medtl_monai.dicom.pixels import FrameReader, modality_values
 from medtl_monai.dicom.select import Rules, choose, choose_parts, is_stub
-from medtl_monai.dicom.series import Series, Slice
+from medtl_monai.dicom.series import Series, Slice, StudyIndex
 from medtl_monai.dicom.stack import Stack
 from medtl_monai.dicom.suv import suv_factor
 from medtl_monai.dicom.voi import apply_voi
@@ -45,7 +45,7 @@ def read_volume(
     slice's own rescale; nothing else is done to them unless asked, and what is done is in ``Volume.notes``.
 
     Args:
-        path: A :class:`Series` of a scan, a folder, or one file. A path must hold exactly one candidate.
+        path: A :class:`Series` of a scan, a folder, a zip archive, or one file. A path must hold exactly one candidate.
         select: Rules that narrow a path down to one candidate, see :class:`medtl_monai.dicom.select.Rules`;
             ``{"min_slices": 1}`` accepts a lone slice of a volume.
         on_gap: What to do about missing or uneven slices: an error that names them, or linear interpolation between
@@ -67,8 +67,11 @@ def read_volume(
         ((256, 256, 176), (1.0, 1.0, 1.0), 'any')
     """
     rules = Rules.of(select)
-    series = path if isinstance(path, Series) else choose(_candidates(Path(path)), rules, Path(path).name)
-    return _read(series, rules, on_gap, units, voi)
+    if isinstance(path, Series):
+        return _read(path, rules, on_gap, units, voi)
+    with scan(path) as index:
+        name = Path(path).name
+        return _read(choose(_candidates(index, name), rules, name), rules, on_gap, units, voi)
 
 
 def read_volumes(
@@ -95,14 +98,17 @@ def read_volumes(
         DicomError: As for :func:`read_volume`, or the path holds more than one series.
     """
     rules = Rules.of(select)
-    parts = [path] if isinstance(path, Series) else choose_parts(_candidates(Path(path)), rules, Path(path).name)
-    volumes = []
-    for part in parts:
-        for frame in _frames(part):
-            volume = _read(frame, rules, on_gap, units, voi)
-            notes = (*volume.notes, f"part {frame.part}") if frame.part else volume.notes
-            volumes.append(volume.replace(notes=notes))
-    return volumes
+    if isinstance(path, Series):
+        return [_read_part(frame, rules, on_gap, units, voi) for frame in _frames(path)]
+    with scan(path) as index:
+        name = Path(path).name
+        parts = choose_parts(_candidates(index, name), rules, name)
+        return [_read_part(frame, rules, on_gap, units, voi) for part in parts for frame in _frames(part)]
+
+
+def _read_part(part: Series, rules: Rules, on_gap: OnGap, units: str | None, voi: bool) -> Volume:
+    volume = _read(part, rules, on_gap, units, voi)
+    return volume.replace(notes=(*volume.notes, f"part {part.part}")) if part.part else volume
 
 
 def _frames(series: Series) -> list[Series]:
@@ -169,17 +175,16 @@ def _problem(series: Series, rules: Rules) -> MedtlError | None:
     return None
 
 
-def _candidates(path: Path) -> list[Series]:
-    index = scan(path)
+def _candidates(index: StudyIndex, name: str) -> list[Series]:
     if not index.series and index.damaged:
         raise _again(next(iter(index.damaged.values())))
     if not index.series and index.segmentations:
-        raise DicomError("a segmentation, not an image", where=path.name, mend="Read it with read_seg")
+        raise DicomError("a segmentation, not an image", where=name, mend="Read it with read_seg")
     if not index.series:
         found = {**index.skipped, "RT Structure Set": len(index.structure_sets)}
         counts = ", ".join(f"{n} × {reason}" for reason, n in found.items() if n)
         what = f"no image series found ({counts or 'the folder is empty'})"
-        raise DicomError(what, where=path.name, mend="Check the path")
+        raise DicomError(what, where=name, mend="Check the path")
     return index.series
 
 
