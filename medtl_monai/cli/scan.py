@@ -51,6 +51,13 @@ def scan(
     redact_paths: Annotated[
         bool, typer.Option("--redact-paths", help="Show pseudonyms in place of file and folder names.")
     ] = False,
+    remember: Annotated[
+        bool,
+        typer.Option(
+            "--remember",
+            help="Keep the headers, identifiers too, in your own cache folder; the next scan reads only what changed.",
+        ),
+    ] = False,
     workers: Annotated[int | None, typer.Option(min=1, help="Processes. Default: one a core.")] = None,
     plugin: PluginOption = None,
     json: JsonOption = False,
@@ -60,6 +67,7 @@ def scan(
     load_host(plugin)
     _check_free(out)
     from medtl_monai.data.survey import survey
+    from medtl_monai.dicom.headers import index_path
 
     rules = _rules(select)
     found = survey(
@@ -68,6 +76,7 @@ def scan(
         skip=skip or (),
         redact_paths=redact_paths,
         workers=workers or os.cpu_count(),
+        index=index_path(folder) if remember else None,
     )
     if json:
         print_json(_plain(found, descriptions=show_descriptions))

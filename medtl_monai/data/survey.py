@@ -97,6 +97,7 @@ def survey(
     skip: Sequence[str] = (),
     redact_paths: bool = False,
     workers: int | None = None,
+    index: Path | None = None,
 ) -> Survey:
     """Scan a tree and say what training would make of each study.
 
@@ -106,13 +107,15 @@ def survey(
         skip: Patterns of files to leave out.
         redact_paths: Put pseudonyms in place of file and folder names.
         workers: Processes that parse headers.
+        index: A file that remembers the headers, see :func:`medtl_monai.dicom.scan`.
 
     Raises:
-        DicomError: ``path`` does not exist.
+        DicomError: ``path`` does not exist, or is an archive that may not be unpacked.
+        StorageError: The index cannot be used.
     """
     key = load_key()
-    with scan(path, workers=workers, skip=skip) as index:
-        return _survey(index, key, rules or Rules(), _Redactor(key, index.damaged if redact_paths else None))
+    with scan(path, workers=workers, skip=skip, index=index) as found:
+        return _survey(found, key, rules or Rules(), _Redactor(key, found.damaged if redact_paths else None))
 
 
 def _survey(index: StudyIndex, key: bytes, rules: Rules, redactor: _Redactor) -> Survey:

@@ -6,6 +6,7 @@ import dataclasses
 import fnmatch
 import logging
 import os
+import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -15,6 +16,7 @@ from pathlib import Path, PurePosixPath
 from medtl_monai.dicom import sop
 from medtl_monai.dicom.archive import is_zip_file, remove, unpack
 from medtl_monai.dicom.header import Header, ObjectHeader
+from medtl_monai.dicom.headers import HeaderIndex, stamp
 from medtl_monai.dicom.parse import Damaged, Parsed, Skipped, parse_file
 from medtl_monai.dicom.series import Reference, Series, StudyIndex
 from medtl_monai.dicom.split import split_series
@@ -22,11 +24,14 @@ from medtl_monai.errors import DicomError
 
 _log = logging.getLogger(__name__)
 _CHUNK = 256
+_WINDOW = 16384
 LEFT_OUT = "left out as asked"
 """Reason of files that match a pattern of ``skip``."""
 
 
-def scan(path: Path | str, *, workers: int | None = None, skip: Sequence[str] = ()) -> StudyIndex:
+def scan(
+    path: Path | str, *, workers: int | None = None, skip: Sequence[str] = (), index: Path | None = None
+) -> StudyIndex:
     """Scan a folder recursively, a zip archive, or a single file.
 
     Every file is judged by its content. Symbolic links that lead out of the folder are not followed; a DICOMDIR is
@@ -38,6 +43,10 @@ def scan(path: Path | str, *, workers: int | None = None, skip: Sequence[str] = 
         workers: Processes that parse headers; None or 1 parses in this process.
         skip: Patterns such as ``"*.jpg"`` or ``"old"``: files are left out whose path below the root, or a part of
             it, matches one. They are counted.
+        index: A file that remembers the headers of this folder, made if it is not there; see
+            :func:`medtl_monai.dicom.headers.index_path`. Only files whose size or times have changed are read. It
+            holds the identifiers that the files hold. None remembers nothing; for archives and single files it is
+            not used.
 
     Returns:
         All candidate volumes, segmentations and structure sets, everything skipped with its reason, and the damaged
@@ -45,7 +54,7 @@ def scan(path: Path | str, *, workers: int | None = None, skip: Sequence[str] = 
 
     Raises:
         DicomError: ``path`` does not exist, or is an archive that may not be unpacked.
-        StorageError: There is no room to unpack an archive.
+        StorageError: There is no room to unpack an archive, or the index cannot be used.
 
     Example:
         >>> index = scan("studies")                                  # doctest: +SKIP
@@ -62,18 +71,26 @@ def scan(path: Path | str, *, workers: int | None = None, skip: Sequence[str] = 
         except BaseException:
             remove(folder)
             raise
-    return _scan(path, workers, skip)
+    return _scan(path, workers, skip, index)
 
 
-def _scan(path: Path, workers: int | None, skip: Sequence[str]) -> StudyIndex:
+def _scan(path: Path, workers: int | None, skip: Sequence[str], remembered: Path | None = None) -> StudyIndex:
     root = path if path.is_dir() else path.parent
     names = list(_walk(path)) if path.is_dir() else [path.name]
     found = _Found()
     if skip:
         found.skipped += [Skipped(name, LEFT_OUT) for name in names if _matches(name, skip)]
         names = [name for name in names if not _matches(name, skip)]
-    for parsed in _parse_all(root, names, workers):
-        found.add(parsed)
+    if remembered is None or not path.is_dir():
+        for parsed in _parse_all(root, names, workers):
+            found.add(parsed)
+        return found.index(root)
+    with HeaderIndex(remembered, root) as known:
+        for parsed in _parse_changed(root, names, workers, known):
+            found.add(parsed)
+        if not skip:
+            gone = known.forget_others(names)
+            _log.info("%d file(s) are gone since the last scan", gone)
     return found.index(root)
 
 
@@ -116,6 +133,25 @@ def _parse_all(root: Path, names: list[str], workers: int | None) -> Iterable[Pa
     if workers is None or workers <= 1 or len(names) < 2 * _CHUNK:
         return map(parse, names)
     return _parse_parallel(parse, names, workers)
+
+
+def _parse_changed(root: Path, names: list[str], workers: int | None, known: HeaderIndex) -> Iterator[Parsed]:
+    """Take from the index what has not changed, read the rest, and keep the order of the names."""
+    read = 0
+    for start in range(0, len(names), _WINDOW):
+        window = names[start : start + _WINDOW]
+        stamps = {name: stamp(f"{root}/{name}") for name in window}
+        found = {name: known.find(name, now) for name, now in stamps.items() if now is not None}
+        changed = [name for name in window if found.get(name) is None]
+        now_ns = time.time_ns()
+        for name, parsed in zip(changed, _parse_all(root, changed, workers), strict=True):
+            found[name] = parsed
+            at = stamps[name]
+            if at is not None:
+                known.keep(name, at, parsed, now_ns)
+        read += len(changed)
+        yield from (parsed for name in window if (parsed := found.get(name)) is not None)
+    _log.info("%d of %d file(s) are new or changed", read, len(names))
 
 
 def _parse_parallel(parse: partial[Parsed], names: list[str], workers: int) -> Iterator[Parsed]:

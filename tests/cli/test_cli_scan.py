@@ -201,3 +201,15 @@ def test_a_table_is_never_overwritten(tmp_path, studies, capsys):
     assert main(["scan", str(tmp_path / "studies"), "-o", str(path)]) == 2
     assert "labels may have been added" in capsys.readouterr().err
     assert path.read_text() == "labelled"
+
+
+def test_nothing_is_remembered_unless_asked(tmp_path, studies, capsys, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    first = report(capsys, tmp_path / "studies")
+    assert not (tmp_path / "cache").exists()
+    monkeypatch.setattr("medtl_monai.dicom.headers.FRESH_NS", 0)
+    assert report(capsys, tmp_path / "studies", "--remember") == first
+    (file,) = (tmp_path / "cache" / "medtl" / "scans").iterdir()
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    monkeypatch.setattr("medtl_monai.dicom.index.parse_file", lambda root, path: pytest.fail(path))
+    assert report(capsys, tmp_path / "studies", "--remember") == first
