@@ -4,7 +4,8 @@
 
 The instances are small synthetic ones (32 × 32 pixels, 100 a series), made by the script. Every measurement is a
 process of its own, so that peak memory is its own too: of the process itself, without its workers. The exit code is 1
-where a limit is missed; small trees (below 10,000) are measured but not judged, because start-up then outweighs the rest.
+where a limit is missed; small trees (below 10,000) are measured but not judged, because start-up then
+outweighs the rest.
 
 "Cold" means without an index; the files themselves are in the operating system's cache in all runs alike.
 """

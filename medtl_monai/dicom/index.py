@@ -207,6 +207,8 @@ class _Found:
 
     def _lost_images(self) -> None:
         """Turn empty files that are named like the images beside them into damaged ones."""
+        if not any(item.blank for item in self.skipped):
+            return
         places = {_place(h.path) for headers in self.headers.values() for h in headers}
         for item in [s for s in self.skipped if s.blank and _place(s.path) in places]:
             self.skipped.remove(item)
@@ -215,6 +217,8 @@ class _Found:
 
     def _damage(self, headers: list[Header]) -> DicomError | None:
         """Return the error of a damaged file that belongs to these, or may: it lies in a folder of theirs."""
+        if not self.damaged:
+            return None
         folders = {PurePosixPath(header.path).parent for header in headers}
         uid = headers[0].series_uid
         for item in self.damaged:

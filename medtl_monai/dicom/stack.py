@@ -7,6 +7,7 @@ Tolerances follow the conventions of the field: directions agree within 1e-3, sp
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 
 import numpy as np
@@ -89,12 +90,18 @@ def require_geometry(item: Slice) -> None:
         if value is None:
             raise DicomError(f"{keyword} is missing", where=name_of(item), mend=mend)
     check_spacing(item)
-    orientation = np.array(plane.orientation).reshape(2, 3)
-    lengths = np.linalg.norm(orientation, axis=1)
-    if np.abs(lengths - 1).max() > 0.01 or abs(float(orientation[0] @ orientation[1])) > 0.01:
+    if not _perpendicular(plane.orientation or ()):
         raise DicomError(
             "ImageOrientationPatient does not hold two perpendicular unit vectors", where=name_of(item), mend=mend
         )
+
+
+@functools.lru_cache(256)
+def _perpendicular(orientation: tuple[float, ...]) -> bool:
+    """Whether an orientation holds two perpendicular unit vectors; a scan asks for each slice of a series."""
+    axes = np.array(orientation).reshape(2, 3)
+    lengths = np.linalg.norm(axes, axis=1)
+    return not (np.abs(lengths - 1).max() > 0.01 or abs(float(axes[0] @ axes[1])) > 0.01)
 
 
 def check_spacing(item: Slice) -> None:
