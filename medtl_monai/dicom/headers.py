@@ -10,7 +10,7 @@ import contextlib
 import hashlib
 import os
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Self
 
@@ -117,7 +117,7 @@ class HeaderIndex:
                 return
             self._base.execute("REPLACE INTO files VALUES (?, ?, ?, ?, ?, ?)", (*_split(name), *at, record))
 
-    def forget_others(self, names: Iterator[str]) -> int:
+    def forget_others(self, names: Iterable[str]) -> int:
         """Drop files that are not among ``names``; return how many."""
         with self._translated():
             self._base.execute("CREATE TEMP TABLE present (folder BLOB, name BLOB, PRIMARY KEY (folder, name))")

@@ -141,14 +141,16 @@ def _parse_changed(root: Path, names: list[str], workers: int | None, known: Hea
     for start in range(0, len(names), _WINDOW):
         window = names[start : start + _WINDOW]
         stamps = {name: stamp(f"{root}/{name}") for name in window}
-        found = {name: known.find(name, now) for name, now in stamps.items() if now is not None}
+        found: dict[str, Parsed | None] = {
+            name: known.find(name, now) for name, now in stamps.items() if now is not None
+        }
         changed = [name for name in window if found.get(name) is None]
         now_ns = time.time_ns()
-        for name, parsed in zip(changed, _parse_all(root, changed, workers), strict=True):
-            found[name] = parsed
+        for name, fresh in zip(changed, _parse_all(root, changed, workers), strict=True):
+            found[name] = fresh
             at = stamps[name]
             if at is not None:
-                known.keep(name, at, parsed, now_ns)
+                known.keep(name, at, fresh, now_ns)
         read += len(changed)
         yield from (parsed for name in window if (parsed := found.get(name)) is not None)
     _log.info("%d of %d file(s) are new or changed", read, len(names))

@@ -64,7 +64,7 @@ def _header(
     path: str, plain: list[Any], form: list[Any], pixels: list[Any], planes: list[Any], kind: list[str], padding: Any
 ) -> Header:
     # Most values are the same in a whole series: kept once, they take little room.
-    values = [sys.intern(value) if type(value) is str else value for value in plain]
+    values: list[Any] = [sys.intern(value) if type(value) is str else value for value in plain]
     return Header(
         path=path,
         **dict(zip(_PLAIN, values, strict=True)),
@@ -87,10 +87,11 @@ def _shared(*values: Any) -> tuple[Any, ...]:
 
 
 def _plane(position: Any, orientation: Any, spacing: Any, *rest: Any) -> Plane:
-    return Plane(
+    values: list[Any] = [
         None if position is None else tuple(position),
         None if orientation is None else _shared(*orientation),
         None if spacing is None else _shared(*spacing),
         *rest[:-1],
-        splits=tuple(map(sys.intern, rest[-1])),
-    )
+        tuple(map(sys.intern, rest[-1])),
+    ]
+    return Plane(*values)
