@@ -4,9 +4,9 @@ Usage: ``.venv/bin/python benchmarks/real_hippocampus.py [--out DIR] [--only seg
 Runs that are there already are not trained again, so folds may be run side by side and then summed up.
 
 Data: 40 hippocampus crops of the Medical Segmentation Decathlon (Task04) as DICOM with SEG masks, in
-``../shared/data/hippocampus_dicom`` or ``$MEDTL_TEST_DATA/hippocampus_dicom``. The crops are probably about two a person and
-no list of persons is published, so a crop's twin may be in training: the figures are optimistic by an unknown
-amount.
+``../shared/data/hippocampus_dicom`` or ``$MEDTL_TEST_DATA/hippocampus_dicom``. The crops are probably about two a
+person and no list of persons is published, so a crop's twin may be in training: the figures are optimistic by an
+unknown amount.
 
 Segmentation runs five folds over all 40 studies (each study is tested once) and prints the mean Dice of both structures
 for every fold and overall; classification and regression run once, on a held-out fifth, beside the trivial answer.
