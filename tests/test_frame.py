@@ -102,10 +102,7 @@ def test_every_error(generated):
 
 
 def test_every_configuration_key(generated):
-    keys = set()
-    for name, field in RunConfig.model_fields.items():
-        below = getattr(field.annotation, "model_fields", None)
-        keys |= {f"{name}.{key}" for key in below} if below else {name}
+    keys = _keys()
     assert "training.epochs" in keys
     assert rows(generated["config"]) == keys
     assert yaml.safe_load(re.findall(r"```yaml\n(.*?)```", generated["config"], re.DOTALL)[-1])["training"]
@@ -162,8 +159,13 @@ def test_commands_on_pages_exist(page):
             assert option != "--set" or value.partition("=")[0] in _keys()
 
 
-def _keys() -> set[str]:
-    return {f"{n}.{k}" for n, f in RunConfig.model_fields.items() for k in getattr(f.annotation, "model_fields", {})}
+def _keys(model=RunConfig, prefix: str = "") -> set[str]:
+    """Return every dotted key of the configuration, however deeply its sections are nested."""
+    keys: set[str] = set()
+    for name, field in model.model_fields.items():
+        nested = isinstance(field.annotation, type) and hasattr(field.annotation, "model_fields")
+        keys |= _keys(field.annotation, f"{prefix}{name}.") if nested else {f"{prefix}{name}"}
+    return keys
 
 
 def test_the_pages_name_commands():
