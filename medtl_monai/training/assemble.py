@@ -128,6 +128,10 @@ def assemble(config: RunConfig, host: Host, reporter: Reporter) -> Assembly:
     model = build_model(record, parts.backbone, parts.head, seed=config.training.seed)
     channels = record.context.image_channels
     coverage = load_pretrained(model, parts.backbone_spec, parts.source, config.model, image_channels=channels)
+    if coverage is not None:
+        reporter.note(f"loaded {coverage.loaded} of {coverage.total} backbone tensors from {coverage.source}")
+        for adaptation in coverage.adaptations:
+            reporter.note(adaptation)
     policy = choose_policy(config, host, pretrained=coverage is not None)
     return Assembly(
         config=config,

@@ -38,6 +38,7 @@ class Progress:
         epoch: Epochs finished.
         best_epoch: The epoch (from 0) of the best value, or None.
         best_value: Best value of the key metric so far, or None.
+        best_loss: Validation loss of that epoch, which decides between equal values.
         stale: Validations since the last improvement, counted anew after each change of phase.
         plateaus: Plateau count that the freeze policy sees.
     """
@@ -45,6 +46,7 @@ class Progress:
     epoch: int = 0
     best_epoch: int | None = None
     best_value: float | None = None
+    best_loss: float | None = None
     stale: int = 0
     plateaus: int = 0
 

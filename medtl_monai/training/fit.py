@@ -85,6 +85,7 @@ class Fit:
         self.metrics: Mapping[str, Metric] = self.model.head.metrics()
         self.key = next(iter(self.metrics))
         self._losses: list[float] = []
+        self._val_losses: list[float] = []
         self._epoch_started = 0.0
         self._stopped_early = False
         self.trainer = self._make_trainer()
@@ -191,7 +192,9 @@ class Fit:
 
         def predict(engine: SupervisedEvaluator) -> None:
             batch = engine.state.output[CommonKeys.LABEL]
-            prediction = self.model.head.predict(engine.state.output[CommonKeys.PRED], batch)
+            output = engine.state.output[CommonKeys.PRED]
+            self._val_losses.append(float(self.model.head.loss(output, batch)))
+            prediction = self.model.head.predict(output, batch)
             engine.state.output = {"prediction": prediction, "batch": batch}
 
         evaluator.add_event_handler(IterationEvents.MODEL_COMPLETED, predict)
@@ -248,7 +251,7 @@ class Fit:
         epoch = engine.state.epoch - 1
         values = self._validate()
         value = values.get(self.key, math.nan)
-        improved = self._judge(epoch, value)
+        improved = self._judge(epoch, value, values.get("loss", math.nan))
         self.progress.epoch = epoch + 1
         line = {
             "epoch": epoch,
@@ -269,14 +272,20 @@ class Fit:
     def _validate(self) -> dict[str, float]:
         if self.evaluator is None:
             return {}
+        self._val_losses = []
         with warnings.catch_warnings():
             # A split without one of the classes has no AUC; the value is NaN and shown as such.
             warnings.filterwarnings("ignore", category=UserWarning, module="monai")
             self.evaluator.run()
-        return {name: v for metric in self._head_metrics.values() for name, v in metric.values.items()}
+        values = {name: v for metric in self._head_metrics.values() for name, v in metric.values.items()}
+        return {"loss": sum(self._val_losses) / len(self._val_losses), **values}
 
-    def _judge(self, epoch: int, value: float) -> bool:
-        """Take the value of the key metric into the counters; say whether it is the best so far."""
+    def _judge(self, epoch: int, value: float, loss: float) -> bool:
+        """Take the value of the key metric into the counters; say whether it is the best so far.
+
+        With few validation cases values tie, an AUC of 1 above all: the lower validation loss then decides, which is no
+        gain in the sense of patience.
+        """
         p = self.progress
         if self.evaluator is None:
             p.best_epoch = epoch
@@ -284,9 +293,12 @@ class Fit:
         if epoch in self._phase_starts():
             p.stale = 0  # a new phase deserves its full patience
         if better(value, p.best_value, self.metrics[self.key].mode):
-            p.best_epoch, p.best_value, p.stale = epoch, value, 0
+            p.best_epoch, p.best_value, p.best_loss, p.stale = epoch, value, loss, 0
             return True
         p.stale += 1
+        if value == p.best_value and better(loss, p.best_loss, "min"):
+            p.best_epoch, p.best_loss = epoch, loss
+            return True
         if math.isnan(value) and epoch == 0:
             self.reporter.warn(
                 f"{self.key} is undefined on the validation cases (a class may be missing there): where it stays so, "
