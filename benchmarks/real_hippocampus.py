@@ -63,7 +63,7 @@ def run(out: Path, target: str, labels: Path, *extra: object) -> tuple[dict[str,
     """Train and evaluate one run, unless it is there already; return its test metrics and its training seconds."""
     stored = out / "evaluation" / "test" / "metrics.json"
     if not stored.exists():
-        data = ("--studies", data_folder() / "studies", "--labels", labels, "--target", target, "--split", "split")
+        data = ("--studies", data_folder() / "studies", "--labels", labels, "--target", target)
         medtl("train", *data, "--out", out, *THREADS, *extra)
         medtl("evaluate", out)
     seconds = json.loads((out / "run.json").read_text())["seconds"]
@@ -76,7 +76,9 @@ def segmentation(out: Path, folds: int, chosen: Sequence[int], epochs: int) -> N
     for fold in chosen:
         table = fold_table(data_folder() / "labels.csv", fold, folds, out / f"fold-{fold}.csv")
         folder = out / f"segmentation-{fold}"
-        metrics, took = run(folder, "mask", table, "--backbone", BACKBONE, "--epochs", epochs, "--lr", 3e-3)
+        metrics, took = run(
+            folder, "mask", table, "--split", "split", "--backbone", BACKBONE, "--epochs", epochs, "--lr", 3e-3
+        )
         means.append(metrics["dice"])
         seconds.append(took)
         with (folder / "evaluation/test/predictions.csv").open(newline="") as file:
@@ -91,23 +93,24 @@ def segmentation(out: Path, folds: int, chosen: Sequence[int], epochs: int) -> N
 
 def classification(out: Path, epochs: int) -> None:
     """Whether the hippocampus is larger than the median."""
-    table = fold_table(data_folder() / "labels.csv", 0, 5, out / "classification.csv")
     backbone = "resnet10-3d:features=16,norm=instance,levels=4"
-    metrics, took = run(out / "classification", "large", table, "--backbone", backbone, "--epochs", epochs)
+    labels = data_folder() / "labels.csv"
+    metrics, took = run(out / "classification", "large", labels, "--backbone", backbone, "--epochs", epochs)
     print(f"classification: {metrics}; chance is 0.5; {took:.0f} s")
 
 
 def regression(out: Path, epochs: int) -> None:
-    """Volume of the anterior part, in ml."""
-    table = fold_table(data_folder() / "labels.csv", 0, 5, out / "regression.csv")
+    """Volume of the anterior part, in ml, beside the mean of all studies that are not tested."""
     backbone = "resnet10-3d:features=16,norm=instance,levels=4"
-    metrics, took = run(out / "regression", "anterior_ml", table, "--backbone", backbone, "--epochs", epochs)
-    with table.open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    truth = {part: [float(r["anterior_ml"]) for r in rows if r["split"] == part] for part in ("train", "test")}
-    mean = statistics.mean(truth["train"])
-    trivial = statistics.mean(abs(v - mean) for v in truth["test"])
-    print(f"regression: {metrics}; the training mean alone has mae {trivial:.4f}; {took:.0f} s")
+    labels = data_folder() / "labels.csv"
+    metrics, took = run(out / "regression", "anterior_ml", labels, "--backbone", backbone, "--epochs", epochs)
+    with (out / "regression/evaluation/test/predictions.csv").open(newline="") as file:
+        tested = {int(row["row"]) for row in csv.DictReader(file)}
+    with labels.open(newline="") as file:
+        values = {number: float(row["anterior_ml"]) for number, row in enumerate(csv.DictReader(file), 2)}
+    mean = statistics.mean(v for number, v in values.items() if number not in tested)
+    trivial = statistics.mean(abs(values[number] - mean) for number in tested)
+    print(f"regression: {metrics}; the mean of the other studies has mae {trivial:.4f}; {took:.0f} s")
 
 
 def main() -> None:
