@@ -1,4 +1,4 @@
-"""``medtl demo``: the main job on the sample studies, in about a minute.
+"""``medtl demo``: the main job on the sample studies, in a minute or two.
 
 A source task with more data, then the small target task with the source's shared layers, then the same target from
 scratch with as many steps; the three results side by side.
