@@ -10,7 +10,7 @@ from medtl_monai.cli.options import DebugOption, JsonOption, PluginOption, load_
 from medtl_monai.cli.output import print_json
 from medtl_monai.cli.settings import ConfigArgument, SetOption, build_config
 
-app = typer.Typer()
+app = typer.Typer(add_completion=False)
 
 
 @app.command()

@@ -18,7 +18,7 @@ from medtl_monai.cli.options import DebugOption, JsonOption, PluginOption, load_
 from medtl_monai.cli.output import print_json, print_table
 from medtl_monai.errors import DataError
 
-app = typer.Typer()
+app = typer.Typer(add_completion=False)
 
 BACKBONE = "resnet10-3d:levels=4,features=32,conv1_t_size=3"
 _SOURCE_EPOCHS = 6

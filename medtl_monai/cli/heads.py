@@ -12,7 +12,7 @@ from medtl_monai.cli.options import DebugOption, JsonOption, PluginOption, load_
 from medtl_monai.host import Entry
 from medtl_monai.specs import HeadSpec
 
-app = typer.Typer(cls=ListOrShow)
+app = typer.Typer(cls=ListOrShow, add_completion=False)
 
 
 @app.command("list")

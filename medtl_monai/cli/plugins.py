@@ -11,7 +11,7 @@ from medtl_monai.cli.options import DebugOption, JsonOption, PluginOption, load_
 from medtl_monai.cli.output import print_fields, print_json, print_note, print_table
 from medtl_monai.host import KINDS, PLURALS, PluginRecord
 
-app = typer.Typer(cls=ListOrShow)
+app = typer.Typer(cls=ListOrShow, add_completion=False)
 
 
 @app.command("list")

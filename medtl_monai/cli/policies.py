@@ -11,7 +11,7 @@ from medtl_monai.cli.catalogue import print_entry, print_list
 from medtl_monai.cli.options import DebugOption, JsonOption, PluginOption, load_host
 from medtl_monai.host import Entry
 
-app = typer.Typer(cls=ListOrShow)
+app = typer.Typer(cls=ListOrShow, add_completion=False)
 
 
 @app.command("list")

@@ -12,7 +12,7 @@ from medtl_monai.cli.output import print_json
 from medtl_monai.cli.settings import merge
 from medtl_monai.host import Host
 
-app = typer.Typer()
+app = typer.Typer(add_completion=False)
 
 
 @app.command()

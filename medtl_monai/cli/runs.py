@@ -10,7 +10,7 @@ import typer
 from medtl_monai.cli.options import DebugOption, JsonOption, PluginOption, load_host
 from medtl_monai.cli.output import print_json, print_note, print_table
 
-app = typer.Typer()
+app = typer.Typer(add_completion=False)
 
 
 @app.command()

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from medtl_monai.data.survey import SeriesLine, StudyLine, Survey
     from medtl_monai.dicom.select import Rules
 
-app = typer.Typer()
+app = typer.Typer(add_completion=False)
 
 _MODE = 0o600
 

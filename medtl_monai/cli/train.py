@@ -15,7 +15,7 @@ from medtl_monai.cli.output import print_json, print_note
 from medtl_monai.cli.settings import ConfigArgument, SetOption, build_config, host_for, merge
 from medtl_monai.errors import ConfigError
 
-app = typer.Typer()
+app = typer.Typer(add_completion=False)
 
 
 @app.command()
