@@ -16,8 +16,9 @@ app = typer.Typer(add_completion=False)
 @app.command()
 def config(
     config: ConfigArgument = None,
-    show: Annotated[bool, typer.Option("--show", help="Print the resolved configuration (the default).")] = False,
-    schema: Annotated[bool, typer.Option("--schema", help="Print the JSON schema of configurations.")] = False,
+    schema: Annotated[
+        bool, typer.Option("--schema/--show", help="The JSON schema of configurations, or the resolved configuration.")
+    ] = False,
     sets: SetOption = None,
     plugin: PluginOption = None,
     json: JsonOption = False,

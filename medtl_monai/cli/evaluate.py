@@ -27,7 +27,7 @@ def evaluate(
     debug: DebugOption = False,
 ) -> None:
     """Measure a run on its test cases, with 95 % intervals by patient."""
-    from medtl_monai.cli.progress import RichReporter
+    from medtl_monai.cli.progress import RichReporter, closing_bars
     from medtl_monai.evaluation.evaluate import evaluate as evaluate_run
     from medtl_monai.outputs.evaluation import write_evaluation
     from medtl_monai.training.folder import RunFolder
@@ -36,11 +36,8 @@ def evaluate(
 
     config = locate(RunFolder.open(run), studies=studies, labels=labels)
     host = host_for(config, plugin)
-    reporter = RichReporter()
-    try:
+    with closing_bars(RichReporter()) as reporter:
         result = evaluate_run(TrainedRun(run, host, device=device), reporter, part=part, config=config)
-    finally:
-        reporter.finish()
     folder = write_evaluation(run, result)
     if json:
         print_json(result.to_json())

@@ -23,17 +23,14 @@ def show_plan(config: RunConfig, host: Host, *, json: bool) -> None:
     Raises:
         MedtlError: With the first thing that does not fit, as training would.
     """
-    from medtl_monai.cli.progress import RichReporter
+    from medtl_monai.cli.progress import RichReporter, closing_bars
     from medtl_monai.training.assemble import assemble
     from medtl_monai.training.datasets import load_datasets
     from medtl_monai.training.train import estimate
 
-    reporter = RichReporter()
-    try:
+    with closing_bars(RichReporter()) as reporter:
         assembly = assemble(config, host, reporter)
         cost = estimate(assembly, load_datasets(assembly, reporter))
-    finally:
-        reporter.finish()
     if json:
         print_json(_as_json(assembly, cost))
         return

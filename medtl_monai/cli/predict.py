@@ -32,18 +32,15 @@ def predict(
 
     A study that does not fit the run is refused with its reason; the exit code is then 2.
     """
-    from medtl_monai.cli.progress import RichReporter
+    from medtl_monai.cli.progress import RichReporter, closing_bars
     from medtl_monai.outputs.predict import predict as predict_studies
     from medtl_monai.training.folder import RunFolder
     from medtl_monai.training.places import plugins_of
     from medtl_monai.training.trained import TrainedRun
 
     host = Host.load(merge(plugins_of(RunFolder.open(run)), plugin))
-    reporter = RichReporter()
-    try:
+    with closing_bars(RichReporter()) as reporter:
         result = predict_studies(TrainedRun(run, host, device=device), studies, out, reporter, id_map=id_map)
-    finally:
-        reporter.finish()
     if json:
         print_json({"table": str(result.table), "rows": list(result.rows), "refused": result.refused})
     else:

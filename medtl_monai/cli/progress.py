@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+
+@contextmanager
+def closing_bars(reporter: RichReporter) -> Iterator[RichReporter]:
+    """Yield the reporter and close its bars, however the block ends: an error must not be drawn over."""
+    try:
+        yield reporter
+    finally:
+        reporter.finish()
 
 
 class RichReporter:

@@ -73,18 +73,18 @@ def _train(
     settings = build_config(file, flags, sets)
     settings = settings.model_copy(update={"plugins": merge(settings.plugins, plugin)})
     host = host_for(settings, None)
-    from medtl_monai.cli.progress import RichReporter
+    from medtl_monai.cli.progress import RichReporter, closing_bars
     from medtl_monai.training.train import train as train_run
 
-    with _resumable(settings.out):
-        folder, _ = train_run(settings, host, RichReporter())
+    with _resumable(settings.out), closing_bars(RichReporter()) as reporter:
+        folder, _ = train_run(settings, host, reporter)
     _report(folder.path, json=json)
 
 
 def _resume(
     path: Path, flags: dict[str, Any], sets: list[str] | None, plugin: list[Path] | None, *, json: bool
 ) -> None:
-    from medtl_monai.cli.progress import RichReporter
+    from medtl_monai.cli.progress import RichReporter, closing_bars
     from medtl_monai.training.folder import RunFolder
     from medtl_monai.training.places import locate
     from medtl_monai.training.train import resume as resume_run
@@ -95,8 +95,8 @@ def _resume(
         mend = "Resume it as it was started, or start a new run"
         raise ConfigError(f"{names} would change the run", where="--resume", mend=mend)
     settings = locate(RunFolder.open(path), studies=flags["studies"], labels=flags["labels"])
-    with _resumable(path):
-        resume_run(path, host_for(settings, plugin), RichReporter(), config=settings)
+    with _resumable(path), closing_bars(RichReporter()) as reporter:
+        resume_run(path, host_for(settings, plugin), reporter, config=settings)
     _report(path, json=json)
 
 
