@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -54,10 +53,10 @@ def scan(
     remember: Annotated[
         bool,
         typer.Option(
-            "--remember",
-            help="Keep the headers, identifiers too, in your own cache folder; the next scan reads only what changed.",
+            "--remember/--no-remember",
+            help="Keep the headers, encrypted, in your own cache folder: the next scan reads only what has changed.",
         ),
-    ] = False,
+    ] = True,
     workers: Annotated[int | None, typer.Option(min=1, help="Processes. Default: one a core.")] = None,
     plugin: PluginOption = None,
     json: JsonOption = False,
@@ -67,7 +66,6 @@ def scan(
     load_host(plugin)
     _check_free(out)
     from medtl_monai.data.survey import survey
-    from medtl_monai.dicom.headers import index_path
 
     rules = _rules(select)
     found = survey(
@@ -75,8 +73,8 @@ def scan(
         rules=rules,
         skip=skip or (),
         redact_paths=redact_paths,
-        workers=workers or os.cpu_count(),
-        index=index_path(folder) if remember else None,
+        workers=workers,
+        remember=remember,
     )
     if json:
         print_json(_plain(found, descriptions=show_descriptions))

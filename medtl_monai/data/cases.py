@@ -19,10 +19,11 @@ from medtl_monai.data.identity import load_key, pseudonym
 from medtl_monai.data.join import MEND_SELECT, Joined, choose_series, join_dicom, join_nifti, select_rules
 from medtl_monai.data.masks import Labels, MaskScheme, read_mask, survey_masks
 from medtl_monai.data.nifti import is_nifti, read_nifti
+from medtl_monai.data.scanning import scan_studies
 from medtl_monai.data.table import Row, Table, read_table
 from medtl_monai.data.target_info import target_info
 from medtl_monai.data.targets import Target, Targets, read_targets
-from medtl_monai.dicom import Series, Study, Volume, read_volume, scan
+from medtl_monai.dicom import Series, Study, Volume, read_volume
 from medtl_monai.dicom.select import Rules
 from medtl_monai.errors import ConfigError, DataError, MedtlError, did_you_mean
 from medtl_monai.specs import TargetInfo, TargetKind
@@ -239,7 +240,7 @@ def _unlabelled(path: Path, root: Path, key: bytes, rules: Rules) -> list[Case]:
     if path.is_file() and is_nifti(path):
         return [_nifti_case(path, root, key)]
     files = sorted(p for p in path.rglob("*") if p.is_file() and is_nifti(p)) if path.is_dir() else []
-    cases = [_study_case(study, key, rules) for study in scan(path).studies if study.series]
+    cases = [_study_case(study, key, rules) for study in scan_studies(path).studies if study.series]
     cases += [_nifti_case(file, root, key) for file in files]
     if not cases:
         mend = "Give a folder of DICOM studies or of .nii.gz files"

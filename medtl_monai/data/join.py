@@ -10,9 +10,10 @@ from pathlib import Path
 
 from medtl_monai.config import DataConfig
 from medtl_monai.data.nifti import is_nifti
+from medtl_monai.data.scanning import scan_studies
 from medtl_monai.data.table import Row, Table, listing
 from medtl_monai.data.targets import find_file
-from medtl_monai.dicom import Series, Study, StudyIndex, scan
+from medtl_monai.dicom import Series, Study, StudyIndex
 from medtl_monai.dicom.select import Rules, narrow
 from medtl_monai.errors import ConfigError, DataError, did_you_mean
 
@@ -111,7 +112,7 @@ def scan_images(root: Path) -> StudyIndex:
     """
     if not root.exists():
         raise DataError("no such studies folder", where=root.name, mend="Check data.studies")
-    index = scan(root)
+    index = scan_studies(root)
     if not index.series:
         seen = ", ".join(f"{n} × {reason}" for reason, n in sorted(index.skipped.items()))
         what = "no DICOM images found" + (f" (skipped: {seen})" if seen else "; the folder holds no files")

@@ -9,7 +9,8 @@ from pathlib import Path, PurePosixPath
 
 from medtl_monai.data.identity import load_key, pseudonym
 from medtl_monai.data.join import choose_series
-from medtl_monai.dicom import Series, Study, StudyIndex, scan
+from medtl_monai.data.scanning import scan_studies
+from medtl_monai.dicom import Series, Study, StudyIndex
 from medtl_monai.dicom.select import Rules, orientation_name
 from medtl_monai.dicom.volume import refusal
 from medtl_monai.errors import MedtlError
@@ -97,7 +98,7 @@ def survey(
     skip: Sequence[str] = (),
     redact_paths: bool = False,
     workers: int | None = None,
-    index: Path | None = None,
+    remember: bool = True,
 ) -> Survey:
     """Scan a tree and say what training would make of each study.
 
@@ -106,15 +107,15 @@ def survey(
         rules: Which series is a study's image, where it has several.
         skip: Patterns of files to leave out.
         redact_paths: Put pseudonyms in place of file and folder names.
-        workers: Processes that parse headers.
-        index: A file that remembers the headers, see :func:`medtl_monai.dicom.scan`.
+        workers: Processes that parse headers; None takes one a core.
+        remember: Whether the next scan need read only what has changed, see
+            :func:`medtl_monai.data.scanning.scan_studies`.
 
     Raises:
         DicomError: ``path`` does not exist, or is an archive that may not be unpacked.
-        StorageError: The index cannot be used.
     """
     key = load_key()
-    with scan(path, workers=workers, skip=skip, index=index) as found:
+    with scan_studies(path, workers=workers, skip=skip, remember=remember) as found:
         return _survey(found, key, rules or Rules(), _Redactor(key, found.damaged if redact_paths else None))
 
 

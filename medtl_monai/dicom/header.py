@@ -152,6 +152,11 @@ class Header:
     laterality: str = ""
     view: str = ""
 
+    @property
+    def group(self) -> tuple[str, str, str, str]:
+        """Issuer, patient, study and series: what a series is identified by."""
+        return (self.issuer, self.patient_id, self.study_uid, self.series_uid)
+
     def plane(self, frame: int) -> Plane:
         """Return the plane of frame ``frame`` (counted from 0)."""
         return self.planes[frame] if len(self.planes) > 1 else self.planes[0]

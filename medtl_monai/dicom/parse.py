@@ -42,11 +42,13 @@ class Damaged:
         path: File, relative to the root.
         error: What is wrong.
         series_uid: The series it says it belongs to; empty where unknown.
+        transient: Whether it may be readable another time though nothing about it has changed.
     """
 
     path: str
     error: DicomError
     series_uid: str = dataclasses.field(default="", repr=False)
+    transient: bool = False
 
 
 Parsed = Header | ObjectHeader | Skipped | Damaged
@@ -66,7 +68,8 @@ def parse_file(root: Path, path: str) -> Parsed:
             return _parse_stream(stream, path)
     except OSError as error:
         what = f"the file cannot be read ({error.strerror or type(error).__name__})"
-        return Damaged(path, DicomError(what, where=path, mend="Check the disk and the file's permissions"))
+        mend = "Check the disk and the file's permissions"
+        return Damaged(path, DicomError(what, where=path, mend=mend), transient=True)
 
 
 def _parse_stream(stream: BinaryIO, path: str) -> Parsed:

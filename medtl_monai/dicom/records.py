@@ -1,4 +1,4 @@
-"""Headers as JSON texts and back, exactly: what an index of a scanned tree keeps of each file."""
+"""Headers and series as plain JSON values and back, exactly: what an index of a scanned tree keeps."""
 
 from __future__ import annotations
 
@@ -6,57 +6,98 @@ import dataclasses
 import functools
 import json
 import sys
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from medtl_monai.dicom.header import Header, ObjectHeader, PixelData, PixelFormat, Plane
-from medtl_monai.dicom.parse import Parsed, Skipped
+from medtl_monai.dicom.parse import Damaged, Parsed, Skipped
+from medtl_monai.dicom.series import Series, Slice
+from medtl_monai.errors import DicomError
 
 _PARTS = ("path", "format", "pixels", "planes", "image_type", "padding")
 _PLAIN = tuple(field.name for field in dataclasses.fields(Header) if field.name not in _PARTS)
 _OBJECT = tuple(field.name for field in dataclasses.fields(ObjectHeader) if field.name not in ("path", "references"))
 _PLANE, _PIXELS, _FORMAT = (tuple(f.name for f in dataclasses.fields(c)) for c in (Plane, PixelData, PixelFormat))
+_TUPLES = ("shape", "spacing_mm", "notes")
+_SERIES = tuple(
+    field.name for field in dataclasses.fields(Series) if field.name not in ("root", "slices", "problem", *_TUPLES)
+)
 
-LAYOUT = json.dumps([_PLAIN, _OBJECT, _PLANE, _PIXELS, _FORMAT])
-"""What the texts look like: records of another layout cannot be read."""
+LAYOUT = json.dumps([_PLAIN, _OBJECT, _PLANE, _PIXELS, _FORMAT, _SERIES, _TUPLES])
+"""What the values look like: records of another layout cannot be read."""
 
 
-def pack(parsed: Parsed) -> str | None:
-    """Return a file's record without its path; None for damaged files, which are looked at anew each time."""
+def pack(parsed: Parsed) -> list[Any]:
+    """Return a file's record, without its path."""
     if isinstance(parsed, Header):
         rest = [_values(parsed.format, _FORMAT), _values(parsed.pixels, _PIXELS)]
         planes = [_values(plane, _PLANE) for plane in parsed.planes]
-        return json.dumps(["H", _values(parsed, _PLAIN), *rest, planes, parsed.image_type, parsed.padding])
+        return ["H", _values(parsed, _PLAIN), *rest, planes, parsed.image_type, parsed.padding]
     if isinstance(parsed, ObjectHeader):
-        return json.dumps(["O", _values(parsed, _OBJECT), parsed.references])
+        return ["O", _values(parsed, _OBJECT), parsed.references]
     if isinstance(parsed, Skipped):
-        return json.dumps(["S", parsed.reason, parsed.blank])
-    return None
+        return ["S", parsed.reason, parsed.blank]
+    return ["D", _error(parsed.error), parsed.series_uid, parsed.transient]
 
 
-def unpack(text: str, path: str) -> Header | ObjectHeader | Skipped:
+def unpack(record: Any, path: str) -> Parsed:
     """Return what :func:`pack` was given.
 
     Args:
-        text: The record.
+        record: The record.
         path: The file it is of.
 
     Raises:
-        ValueError: The text is no record.
+        ValueError: The value is no record.
     """
     try:
-        kind, *parts = json.loads(text)
+        kind, *parts = record
         if kind == "H":
             return _header(path, *parts)
         if kind == "O":
             return ObjectHeader(path=path, **dict(zip(_OBJECT, parts[0], strict=True)), references=tuple(parts[1]))
         if kind == "S":
             return Skipped(path, parts[0], parts[1])
-    except (TypeError, IndexError, KeyError) as error:
+        if kind == "D":
+            return Damaged(path, DicomError(parts[0][0], where=parts[0][1], mend=parts[0][2]), *parts[1:])
+    except (TypeError, IndexError, KeyError, ValueError) as error:
         raise ValueError("no record") from error
     raise ValueError("no record")
 
 
-def _values(item: Any, names: tuple[str, ...]) -> list[Any]:
+def pack_series(series: Series) -> list[Any]:
+    """Return a series' record, with the first of its slices only."""
+    first = series.slices[0]
+    problem = None if series.problem is None else _error(series.problem)
+    head = [first.header.path, first.frame, pack(first.header)]
+    return [_values(series, _SERIES), _values(series, _TUPLES), problem, head]
+
+
+def unpack_series(record: Any, root: Path) -> tuple[Series, Slice]:
+    """Return a series as :func:`pack_series` was given it but without slices, and the first of these.
+
+    Raises:
+        ValueError: The value is no record.
+    """
+    try:
+        plain, tuples, problem, (path, frame, packed) = record
+        values = dict(zip(_SERIES, plain, strict=True))
+        values |= {name: None if value is None else tuple(value) for name, value in zip(_TUPLES, tuples, strict=True)}
+        error = None if problem is None else DicomError(problem[0], where=problem[1], mend=problem[2])
+        header = unpack(packed, path)
+        if not isinstance(header, Header):
+            raise ValueError("no record")
+        return Series(root=root, problem=error, **values), Slice(header, frame)
+    except (TypeError, ValueError) as failure:
+        raise ValueError("no record") from failure
+
+
+def _error(error: DicomError) -> list[str]:
+    return [error.what, error.where, error.mend]
+
+
+def _values(item: Any, names: Sequence[str]) -> list[Any]:
     return [getattr(item, name) for name in names]
 
 

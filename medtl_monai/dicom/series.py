@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Self
 
@@ -36,7 +36,8 @@ class Series:
         description: SeriesDescription; free text, may hold names.
         shape: Size (columns, rows, slices), which is the volume's ``[i, j, k]``.
         spacing_mm: Voxel size along i, j, k; None where it is unknown or the series has a problem.
-        slices: The frames, in order along the slice normal where that is known.
+        slices: The frames, in order along the slice normal where that is known. In a series of a large or remembered
+            tree they are fetched from the index when they are looked at; the first one always is there.
         part: What tells this part from others of the same series, such as ``"EchoTime 20"``; empty for a whole series.
         volumetric: Whether the images are slices of a volume; False for radiographs, ultrasound, photographs.
         localizer: Whether the images are localizers (scouts).
@@ -55,7 +56,7 @@ class Series:
     description: str = dataclasses.field(default="", repr=False)
     shape: tuple[int, int, int] = (0, 0, 0)
     spacing_mm: tuple[float, float, float] | None = None
-    slices: tuple[Slice, ...] = dataclasses.field(default=(), repr=False)
+    slices: Sequence[Slice] = dataclasses.field(default=(), repr=False)
     part: str = ""
     volumetric: bool = True
     localizer: bool = False
@@ -140,7 +141,7 @@ class StudyIndex:
     series: list[Series]
     segmentations: list[Reference] = dataclasses.field(default_factory=list)
     structure_sets: list[Reference] = dataclasses.field(default_factory=list)
-    skipped_files: Mapping[str, list[str]] = dataclasses.field(default_factory=dict, repr=False)
+    skipped_files: Mapping[str, Sequence[str]] = dataclasses.field(default_factory=dict, repr=False)
     damaged: Mapping[str, DicomError] = dataclasses.field(default_factory=dict, repr=False)
     temporary: Path | None = dataclasses.field(default=None, repr=False)
 

@@ -29,19 +29,18 @@ class _Part:
     problem: DicomError | None = None
 
 
-def split_series(root: Path, headers: Sequence[Header], damaged: DicomError | None = None) -> list[Series]:
+def split_series(root: Path, headers: Sequence[Header]) -> list[Series]:
     """Return the candidate volumes of the files of one series.
 
     Args:
         root: Folder the files' names are relative to.
         headers: All files of the series.
-        damaged: A file that belongs, or may belong, to the series and cannot be read; it becomes every part's problem.
     """
     try:
         parts = _parts(root, headers)
     except DicomError as error:
         parts = [_Part(_slices(headers), problem=error)]
-    return [_series(root, part, damaged) for part in parts]
+    return [_series(root, part) for part in parts]
 
 
 def _slices(headers: Iterable[Header]) -> tuple[Slice, ...]:
@@ -303,9 +302,9 @@ def _repeat_error(slices: Sequence[Slice], places: Sequence[int]) -> DicomError:
 # The result
 
 
-def _series(root: Path, part: _Part, damaged: DicomError | None) -> Series:
+def _series(root: Path, part: _Part) -> Series:
     first = part.slices[0].header
-    problem = damaged or part.problem
+    problem = part.problem
     shape = (first.format.columns, first.format.rows, len(part.slices))
     spacing: tuple[float, float, float] | None = None
     slices, notes = part.slices, part.notes

@@ -237,7 +237,7 @@ class _Assembly:
         if plane.spacing is None:
             self.notes.append("the pixel spacing is unknown")
         affine = stack.plane_affine(plane, step)
-        return Stack(slices=self.series.slices, places=np.zeros(1), count=1, affine=affine)
+        return Stack(slices=tuple(self.series.slices), places=np.zeros(1), count=1, affine=affine)
 
     def _decode(self, built: Stack, first: Header) -> FloatArray:
         form = first.format

@@ -203,13 +203,26 @@ def test_a_table_is_never_overwritten(tmp_path, studies, capsys):
     assert path.read_text() == "labelled"
 
 
-def test_nothing_is_remembered_unless_asked(tmp_path, studies, capsys, monkeypatch):
+def test_a_scan_is_remembered_unless_asked_not_to(tmp_path, studies, capsys, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    first = report(capsys, tmp_path / "studies")
+    first = report(capsys, tmp_path / "studies", "--no-remember")
     assert not (tmp_path / "cache").exists()
-    monkeypatch.setattr("medtl_monai.dicom.headers.FRESH_NS", 0)
-    assert report(capsys, tmp_path / "studies", "--remember") == first
+    monkeypatch.setattr("medtl_monai.dicom.refresh.FRESH_NS", 0)
+    assert report(capsys, tmp_path / "studies") == first
     (file,) = (tmp_path / "cache" / "medtl" / "scans").iterdir()
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
-    monkeypatch.setattr("medtl_monai.dicom.index.parse_file", lambda root, path: pytest.fail(path))
-    assert report(capsys, tmp_path / "studies", "--remember") == first
+    monkeypatch.setattr("medtl_monai.dicom.refresh.parse_file", lambda root, path: pytest.fail(path))
+    assert report(capsys, tmp_path / "studies") == first
+
+
+def test_a_scan_that_cannot_be_remembered_says_so_and_goes_on(tmp_path, studies, capsys, monkeypatch):
+    first = report(capsys, tmp_path / "studies", "--no-remember")
+    (tmp_path / "cache").write_text("a file, not a folder")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    with pytest.MonkeyPatch.context() as patch:
+        warned = []
+        patch.setattr("medtl_monai.data.scanning._log.warning", lambda text, error: warned.append(text % error))
+        assert report(capsys, tmp_path / "studies") == first
+    assert len(warned) == 1
+    assert "could not be remembered" in warned[0]
+    assert str(tmp_path) not in warned[0]
