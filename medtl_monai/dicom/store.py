@@ -93,7 +93,8 @@ class Store:
         self._durable = durable
         self.root = root
         self.seal = seal
-        self._recent: tuple[tuple[tuple[bytes, bytes], list[Header]], ...] = ()
+        self._recent: tuple[tuple[tuple[bytes, int, bytes], list[Slice]], ...] = ()
+        self._headers_of: tuple[tuple[bytes, bytes], list[Header]] | None = None
         real = seal.name(os.path.realpath(root), about).hex()
         self._about = {"program": "medtl scan", "tree": real, "version": __version__, "layout": records.LAYOUT}
         self._make_file()
@@ -134,21 +135,27 @@ class Store:
             DicomError: The series has been scanned anew since, and is another one.
             StorageError: The index cannot be read.
         """
+        wanted = (key, part, version)
+        # Whoever looks at one slice mostly looks at the others next.
+        known = next((slices for name, slices in self._recent if name == wanted), None)
+        if known is not None:
+            return known
         with self.reading() as base:
             row = base.execute("SELECT version, layout FROM series WHERE key = ? AND part = ?", (key, part)).fetchone()
             if row is None or row[0] != version:
                 what = "the files of a series have changed since they were scanned"
                 raise DicomError(what, where=self.root.name, mend="Scan again")
             headers = self._headers(base, key, version)
-            return [Slice(headers[number], frame) for number, frame in self.open(row[1])]
+            slices = [Slice(headers[number], frame) for number, frame in self.open(row[1])]
+        self._recent = ((wanted, slices), *self._recent[: _RECENT - 1])
+        return slices
 
     def _headers(self, base: sqlite3.Connection, key: bytes, version: bytes) -> list[Header]:
-        for known, headers in self._recent:
-            if known == (key, version):
-                return headers
-        headers = series_headers([self.open(s) for (s,) in base.execute(GROUPS_OF_SERIES, (key,))])
-        self._recent = (((key, version), headers), *self._recent[: _RECENT - 1])
-        return headers
+        # Parts of one series are mostly looked at one after another.
+        if self._headers_of is None or self._headers_of[0] != (key, version):
+            headers = series_headers([self.open(s) for (s,) in base.execute(GROUPS_OF_SERIES, (key,))])
+            self._headers_of = ((key, version), headers)
+        return self._headers_of[1]
 
     def open(self, sealed: bytes) -> Any:
         """Return what was sealed.
