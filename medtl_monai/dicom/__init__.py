@@ -1,7 +1,8 @@
-"""DICOM in: scan a tree, assemble a series into a volume, place a segmentation on its grid."""
+"""DICOM in: scan a tree, assemble a series into a volume, place segmentations and contours on its grid."""
 
 from medtl_monai.dicom.geometry import Volume
 from medtl_monai.dicom.index import scan
+from medtl_monai.dicom.rtstruct import read_rtstruct
 from medtl_monai.dicom.seg import SegMask, read_seg
 from medtl_monai.dicom.series import Reference, Series, Study, StudyIndex
 from medtl_monai.dicom.volume import read_volume, read_volumes
@@ -13,6 +14,7 @@ __all__ = [
     "Study",
     "StudyIndex",
     "Volume",
+    "read_rtstruct",
     "read_seg",
     "read_volume",
     "read_volumes",

@@ -8,6 +8,7 @@ import os
 import struct
 import warnings
 import zlib
+from pathlib import Path
 from typing import BinaryIO
 
 import pydicom
@@ -89,6 +90,31 @@ def _open_with_pydicom(stream: BinaryIO, path: str, force: bool) -> Opened:
     size = plain.seek(0, os.SEEK_END)
     plain.seek(position)
     return Opened(dataset, dataset.file_meta, plain, syntax, bool(implicit), bool(little), size)
+
+
+def read_object(file: Path, path: str) -> Dataset:
+    """Read a whole file that holds no image: a segmentation or a structure set.
+
+    Args:
+        file: The file.
+        path: Its name for errors, relative to the data root.
+
+    Raises:
+        DicomError: It cannot be read or parsed.
+    """
+    try:
+        with warnings.catch_warnings(), open(file, "rb") as stream:
+            warnings.simplefilter("ignore")
+            return pydicom.dcmread(inflated(stream, path), force=True)
+    except OSError as error:
+        what = f"the file cannot be read ({error.strerror or type(error).__name__})"
+        raise DicomError(what, where=path, mend="Check the path") from error
+    except DicomError:
+        raise
+    except Exception as error:  # damaged bytes provoke nearly any exception inside the parser
+        raise DicomError(
+            f"the file is damaged ({type(error).__name__})", where=path, mend="Export the file again"
+        ) from error
 
 
 def inflated(stream: BinaryIO, path: str) -> BinaryIO:
