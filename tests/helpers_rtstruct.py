@@ -101,9 +101,7 @@ def box(i0: float, j0: float, i1: float, j1: float) -> np.ndarray:
 def inside(polygons: Iterable[Sequence[Sequence[float]]], shape: tuple[int, int]) -> np.ndarray:
     """Count, pixel by pixel and edge by edge, the crossings to the left of or at each centre."""
     out = np.zeros(shape, bool)
-    edges = [
-        (tuple(a), tuple(b)) for p in polygons for a, b in zip(p, [*list(p)[1:], p[0]], strict=True)
-    ]
+    edges = [(tuple(a), tuple(b)) for p in polygons for a, b in zip(p, [*list(p)[1:], p[0]], strict=True)]
     for i in range(shape[0]):
         for j in range(shape[1]):
             for (x0, y0), (x1, y1) in (sorted(edge, key=lambda e: (e[1], e[0])) for edge in edges):

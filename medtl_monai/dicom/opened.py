@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 import pydicom
-from pydicom.datadict import dictionary_VR
+from pydicom.datadict import dictionary_has_tag, dictionary_keyword, dictionary_VR
+from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.tag import Tag
 
@@ -23,6 +24,8 @@ from medtl_monai.errors import DicomError
 
 PREAMBLE = 128
 META_START = b"\x02\0\0\0UL\x04\0"
+UNDEFINED = 0xFFFFFFFF
+"""The length of sequences and encapsulated pixels that end with a delimiter."""
 MAX_INFLATED = 2**31
 """Largest data set that a deflated file may expand to, in bytes."""
 
@@ -100,12 +103,12 @@ def read_object(file: Path, path: str) -> Dataset:
         path: Its name for errors, relative to the data root.
 
     Raises:
-        DicomError: It cannot be read or parsed.
+        DicomError: It cannot be read or parsed, or is cut short.
     """
     try:
         with warnings.catch_warnings(), open(file, "rb") as stream:
             warnings.simplefilter("ignore")
-            return pydicom.dcmread(inflated(stream, path), force=True)
+            dataset = pydicom.dcmread(inflated(stream, path), force=True)
     except OSError as error:
         what = f"the file cannot be read ({error.strerror or type(error).__name__})"
         raise DicomError(what, where=path, mend="Check the path") from error
@@ -115,6 +118,16 @@ def read_object(file: Path, path: str) -> Dataset:
         raise DicomError(
             f"the file is damaged ({type(error).__name__})", where=path, mend="Export the file again"
         ) from error
+    # pydicom takes what there is of a value at the end of the file: a sequence would merely have fewer items.
+    for element in map(dataset.get_item, dataset.keys()):
+        if isinstance(element, RawDataElement) and _is_short(element):
+            keyword = dictionary_keyword(element.tag) if dictionary_has_tag(element.tag) else "a private element"
+            raise DicomError(f"the file is cut short in {keyword}", where=path, mend="Copy or export the file again")
+    return dataset
+
+
+def _is_short(element: RawDataElement) -> bool:
+    return isinstance(element.value, bytes) and element.length != UNDEFINED and len(element.value) < element.length
 
 
 def inflated(stream: BinaryIO, path: str) -> BinaryIO:
