@@ -99,12 +99,13 @@ def box(i0: float, j0: float, i1: float, j1: float) -> np.ndarray:
 
 
 def inside(polygons: Iterable[Sequence[Sequence[float]]], shape: tuple[int, int]) -> np.ndarray:
-    """Count, pixel by pixel and edge by edge, the crossings to the left of or at each centre."""
+    """Count, edge by edge, the crossings to the left of or at each pixel's centre."""
     out = np.zeros(shape, bool)
-    edges = [(tuple(a), tuple(b)) for p in polygons for a, b in zip(p, [*list(p)[1:], p[0]], strict=True)]
-    for i in range(shape[0]):
-        for j in range(shape[1]):
-            for (x0, y0), (x1, y1) in (sorted(edge, key=lambda e: (e[1], e[0])) for edge in edges):
-                if y0 <= j < y1 and x0 + (j - y0) * ((x1 - x0) / (y1 - y0)) <= i:
-                    out[i, j] ^= True
+    i, j = np.mgrid[: shape[0], : shape[1]]
+    for polygon in polygons:
+        points = [tuple(p) for p in polygon]
+        for edge in zip(points, [*points[1:], points[0]], strict=True):
+            (x0, y0), (x1, y1) = sorted(edge, key=lambda e: (e[1], e[0]))
+            if y0 < y1:
+                out ^= (y0 <= j) & (j < y1) & (x0 + (j - y0) * ((x1 - x0) / (y1 - y0)) <= i)
     return out

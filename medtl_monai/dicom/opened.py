@@ -95,6 +95,24 @@ def _open_with_pydicom(stream: BinaryIO, path: str, force: bool) -> Opened:
     return Opened(dataset, dataset.file_meta, plain, syntax, bool(implicit), bool(little), size)
 
 
+def sop_class_of(file: Path, path: str) -> str:
+    """Return the SOPClassUID of a file; empty where it has none.
+
+    Args:
+        file: The file.
+        path: Its name for errors, relative to the data root.
+
+    Raises:
+        DicomError: It cannot be read or parsed.
+    """
+    try:
+        with open(file, "rb") as stream:
+            return Elements(open_dataset(stream, path).dataset, path).code("SOPClassUID")
+    except OSError as error:
+        what = f"the file cannot be read ({error.strerror or type(error).__name__})"
+        raise DicomError(what, where=path, mend="Check the path") from error
+
+
 def read_object(file: Path, path: str) -> Dataset:
     """Read a whole file that holds no image: a segmentation or a structure set.
 

@@ -6,7 +6,8 @@ from helpers_data import affine_of, nifti_study, noise, rotation, volume_of, wri
 
 from medtl_monai.config import DataConfig
 from medtl_monai.data.cases import load_cases
-from medtl_monai.data.masks import MaskScheme, read_mask, survey_masks
+from medtl_monai.data.mask_survey import survey_masks
+from medtl_monai.data.masks import MaskScheme, read_mask
 from medtl_monai.errors import DataError
 
 AFFINE = affine_of(rotation(5, 0, 10), (1, 1, 3))
