@@ -129,7 +129,7 @@ def _resampled(labels: Labels, source: Grid, target: Grid, where: str, notes: li
         raise DataError(what, where=where, mend="Give the mask that was drawn on this image")
     lost = sorted(set(np.unique(labels).tolist()) - set(np.unique(moved).tolist()) - {0})
     if lost:
-        what = f"{listing('label', lost)} of the mask vanish when it is resampled from {source} to {target}"
+        what = f"nothing is left of {listing('label', lost)} when the mask is resampled from {source} to {target}"
         mend = "Correct the mask, or give the image it was drawn on"
         raise DataError(what, where=where, mend=mend)
     notes.append("the mask was resampled onto the grid of its image with nearest neighbours")
