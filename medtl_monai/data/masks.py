@@ -11,10 +11,11 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from medtl_monai.data.grid import Grid, coincidence, nearest_labels, take
+from medtl_monai.data.grid import Grid, Turn, coincidence, nearest_labels, take
 from medtl_monai.data.nifti import read_nifti
 from medtl_monai.data.table import listing
 from medtl_monai.dicom import SegMask, Volume, read_rtstruct, read_seg, sop
+from medtl_monai.dicom.geometry import grid_distance
 from medtl_monai.dicom.opened import sop_class_of
 from medtl_monai.dicom.seg import OffGridError
 from medtl_monai.dicom.segfile import open_seg
@@ -26,6 +27,8 @@ Labels = NDArray[np.int16]
 OffGrid = Literal["error", "nearest"]
 
 GRID_TOLERANCE_MM = 1e-3
+_NEAR = 0.1
+"""Voxels nearer than this, in voxels, are compared in millimetres."""
 _LARGEST = 1000
 _COUNT = re.compile(r" \(\d+ [^()]*\)$")
 
@@ -101,11 +104,12 @@ def read_mask(
 def _read_nifti(path: Path, like: Volume, scheme: MaskScheme, where: str, notes: list[str]) -> Labels:
     volume = read_nifti(path, where=where)
     source, target = Grid.of(volume), Grid.of(like)
-    turn = coincidence(source, target, tolerance=GRID_TOLERANCE_MM / min(source.spacing_mm))
+    turn = coincidence(source, target, tolerance=_NEAR)
     turned_shape = tuple(source.shape[a] for a in turn.axes) if turn else ()
     firsts = [0 if s > 0 else n - 1 for s, n in zip(turn.signs, turned_shape, strict=True)] if turn else []
+    same = turn is not None and turned_shape == target.shape and list(turn.starts) == firsts
     labels = whole_numbers(volume, where)
-    if turn is not None and turned_shape == target.shape and list(turn.starts) == firsts:
+    if turn is not None and same and _deviation_mm(source, target, turn) <= GRID_TOLERANCE_MM:
         return take(labels[None], turn, target.shape)[0]
     if scheme.off_grid == "error":
         what = f"the mask is on another grid ({source}) than its image ({target})"
@@ -115,6 +119,15 @@ def _read_nifti(path: Path, like: Volume, scheme: MaskScheme, where: str, notes:
     if not covered:
         notes.append("the mask does not cover its whole image; the rest counts as background")
     return moved
+
+
+def _deviation_mm(source: Grid, target: Grid, turn: Turn) -> float:
+    """Return the largest distance of voxel centres that the turn takes for one another."""
+    change = np.zeros((4, 4))
+    change[3, 3] = 1
+    for n, axis in enumerate(turn.axes):
+        change[axis, n], change[axis, 3] = turn.signs[n], turn.starts[n]
+    return grid_distance(source.affine @ change, target.affine, target.shape)
 
 
 def _resampled(labels: Labels, source: Grid, target: Grid, where: str, notes: list[str]) -> tuple[Labels, bool]:

@@ -46,7 +46,10 @@ class Elements:
         return tag(keyword) in self.dataset
 
     def _raw(self, keyword: str) -> Any:
-        return self.dataset.get_item(tag(keyword))
+        try:
+            return self.dataset.get_item(tag(keyword))
+        except Exception as error:  # pydicom converts elements whose VR it does not know
+            raise self.invalid(keyword) from error
 
     def _converted(self, keyword: str) -> Any:
         try:

@@ -127,6 +127,8 @@ def read_object(file: Path, path: str) -> Dataset:
         with warnings.catch_warnings(), open(file, "rb") as stream:
             warnings.simplefilter("ignore")
             dataset = pydicom.dcmread(inflated(stream, path), force=True)
+            _check_whole(dataset, path)
+            return dataset
     except OSError as error:
         what = f"the file cannot be read ({error.strerror or type(error).__name__})"
         raise DicomError(what, where=path, mend="Check the path") from error
@@ -136,12 +138,14 @@ def read_object(file: Path, path: str) -> Dataset:
         raise DicomError(
             f"the file is damaged ({type(error).__name__})", where=path, mend="Export the file again"
         ) from error
-    # pydicom takes what there is of a value at the end of the file: a sequence would merely have fewer items.
+
+
+def _check_whole(dataset: Dataset, path: str) -> None:
+    """Refuse a file that ends within a value: pydicom takes what there is, and a sequence would have fewer items."""
     for element in map(dataset.get_item, dataset.keys()):
         if isinstance(element, RawDataElement) and _is_short(element):
             keyword = dictionary_keyword(element.tag) if dictionary_has_tag(element.tag) else "a private element"
             raise DicomError(f"the file is cut short in {keyword}", where=path, mend="Copy or export the file again")
-    return dataset
 
 
 def _is_short(element: RawDataElement) -> bool:

@@ -19,6 +19,8 @@ from medtl_monai.errors import DicomError
 
 MAX_POINTS = 20_000_000
 """Most points of one region."""
+MAX_MM = 1e6
+"""Largest coordinate that can be meant."""
 
 FILLED = frozenset({"CLOSED_PLANAR", "CLOSEDPLANAR_XOR"})
 OPEN = frozenset({"OPEN_PLANAR", "OPEN_NONPLANAR"})
@@ -202,4 +204,7 @@ def _points(elements: Elements) -> NDArray[np.float64]:
         raise elements.invalid("ContourData", what)
     if any(elements.numbers("ContourOffsetVector") or ()):
         raise elements.invalid("ContourOffsetVector", "shifts the contour, which is not supported")
-    return np.array(values, np.float64).reshape(-1, 3)
+    points = np.array(values, np.float64).reshape(-1, 3)
+    if points.size and np.abs(points).max() > MAX_MM:
+        raise elements.invalid("ContourData", f"has coordinates beyond {MAX_MM:g} mm")
+    return points

@@ -30,13 +30,15 @@ def test_a_mask_on_its_grid(tmp_path):
     assert np.array_equal(read_mask(floats, volume_of(noise(0), AFFINE), TWO), mask())
 
 
-@pytest.mark.parametrize("change", ["shape", "shift", "spacing", "half"])
+@pytest.mark.parametrize("change", ["shape", "shift", "along-k", "spacing", "half"])
 def test_another_grid_is_refused_with_both(tmp_path, change):
     array, affine = mask(), AFFINE.copy()
     if change == "shape":
         array = array[:-1]
     elif change == "shift":
         affine[0, 3] += 0.01
+    elif change == "along-k":
+        affine[:3, 3] += affine[:3, 2] / 3 * 0.002
     elif change == "half":
         affine[:3, 3] += affine[:3, 1] / 2
     else:
