@@ -38,7 +38,6 @@ def write_rtstruct(
     recipe: Recipe,
     *,
     syntax: str = EXPLICIT,
-    digits: int = 9,
     edit: Edit | None = None,
 ) -> Path:
     """Write regions as an RTSTRUCT; those that are None have no ROI Contour item's sequence."""
@@ -63,7 +62,7 @@ def write_rtstruct(
         )
         for n, name in enumerate(rois, 1)
     )
-    dataset.ROIContourSequence = Items(_roi(n, drawn, recipe, digits) for n, drawn in enumerate(rois.values(), 1))
+    dataset.ROIContourSequence = Items(_roi(n, drawn, recipe) for n, drawn in enumerate(rois.values(), 1))
     dataset.RTROIObservationsSequence = Items(
         item(ObservationNumber=n, ReferencedROINumber=n, RTROIInterpretedType="ORGAN", ROIInterpreter="")
         for n in range(1, len(rois) + 1)
@@ -75,14 +74,14 @@ def write_rtstruct(
     return path
 
 
-def _roi(number: int, drawn: Sequence[Drawn] | None, recipe: Recipe, digits: int) -> object:
+def _roi(number: int, drawn: Sequence[Drawn] | None, recipe: Recipe) -> object:
     roi = item(ROIDisplayColor=[255, 0, 0], ReferencedROINumber=number)
     if drawn is not None:
         roi.ContourSequence = Items(
             item(
                 ContourGeometricType=one.kind,
                 NumberOfContourPoints=len(one.points),
-                ContourData=[f"{v:.{digits}g}" for v in one.lps(recipe).ravel()],
+                ContourData=[f"{v:.9g}" for v in one.lps(recipe).ravel()],
             )
             for one in drawn
         )
