@@ -88,7 +88,10 @@ class DataConfig(_Section):
     unmatched: Literal["error", "drop"] = "error"
     """What to do with rows without a study and studies without a row."""
     structures: Names = []
-    """Names of the mask's label values 1, 2, … Default: taken from the DICOM SEG, or label-1, label-2, …"""
+    """Names of the mask's label values 1, 2, … For DICOM SEG and RTSTRUCT: which segments or regions, in this order.
+    Default: all that the DICOM files name, or label-1, label-2, …"""
+    off_grid_masks: Literal["error", "nearest"] = "error"
+    """What to do with a NIfTI or DICOM SEG mask on another grid than its image; nearest resamples it."""
     ignore_label: int | None = None
     """Mask value that the loss leaves out."""
     positive: str | None = None

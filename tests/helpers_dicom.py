@@ -329,7 +329,8 @@ def write_seg(
     edit: Edit | None = None,
 ) -> Path:
     """Write frames as a DICOM SEG. FRACTIONAL masks hold 0 … 1; LABELMAP masks hold segment numbers."""
-    dataset = instance(LABELMAP if kind == "LABELMAP" else SEG, EXPLICIT, recipe.study, generate_uid())
+    sop_class = LABELMAP if kind == "LABELMAP" else SEG
+    dataset = instance(sop_class, EXPLICIT, recipe.study, generate_uid(), recipe.patient)
     dataset.Modality, dataset.ImageType, dataset.InstanceNumber = "SEG", ["DERIVED", "PRIMARY"], 1
     dataset.SegmentationType = kind
     if kind == "FRACTIONAL":

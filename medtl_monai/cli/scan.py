@@ -109,6 +109,8 @@ def _plain(found: Survey, *, descriptions: bool) -> dict[str, Any]:
                 "case_id": study.case_id,
                 "patient": study.patient,
                 "segmentations": study.segmentations,
+                "structure_sets": study.structure_sets,
+                "masks": list(study.masks),
                 "series": [_plain_series(line, descriptions) for line in study.series],
             }
             for study in found.studies
@@ -166,10 +168,22 @@ def _write(found: Survey, out: Path, folder: Path, *, redact_paths: bool) -> Non
     if not found.studies:
         raise DataError("no DICOM images found, so there is no table", where=folder.name, mend="Check the folder")
     write_csv(out, case_rows(found, redact_paths=redact_paths), mode=_MODE)
+    masks = 0 if redact_paths or found.unpacked else sum(len(study.masks) == 1 for study in found.studies)
     print_note(
         f"{out} holds patient identifiers: keep it to yourself. Add a column of labels, then: "
         f"medtl train --studies {folder} --labels {out} --target COLUMN"
     )
+    if masks:
+        print_note(
+            f"the column 'mask' names the segmentation of {masks} of {len(found.studies)} studies; to segment: "
+            "--target mask" + (" --set data.unmatched=drop" if masks < len(found.studies) else "")
+        )
+    several = sum(len(study.masks) > 1 for study in found.studies)
+    if several:
+        print_note(
+            f"{several} of {len(found.studies)} studies have several segmentations of their image (column 'verdict'): "
+            "write the one to learn from into the column 'mask'"
+        )
     unclear = sum(study.image is None for study in found.studies)
     if unclear:
         print_note(

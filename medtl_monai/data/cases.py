@@ -17,7 +17,8 @@ from medtl_monai.config import DataConfig, SelectConfig
 from medtl_monai.data.grouping import group_rows, refuse_rare_classes
 from medtl_monai.data.identity import load_key, pseudonym
 from medtl_monai.data.join import MEND_SELECT, Joined, choose_series, join_dicom, join_nifti, select_rules
-from medtl_monai.data.masks import Labels, MaskScheme, read_mask, survey_masks
+from medtl_monai.data.mask_survey import survey_masks
+from medtl_monai.data.masks import Labels, MaskScheme, read_mask
 from medtl_monai.data.nifti import is_nifti, read_nifti
 from medtl_monai.data.scanning import scan_studies
 from medtl_monai.data.table import Row, Table, read_table
@@ -148,8 +149,15 @@ class CaseTable:
                 return read_volume(case.image, select=self.rules, on_gap=on_gap, units=units)
             return read_nifti(case.image, where="image")
 
-    def read_target(self, case: Case, volume: Volume) -> int | NDArray[np.float32] | Labels | None:
+    def read_target(
+        self, case: Case, volume: Volume, notes: list[str] | None = None
+    ) -> int | NDArray[np.float32] | Labels | None:
         """Return the target of a case.
+
+        Args:
+            case: One of the cases.
+            volume: Its image.
+            notes: Takes what was done beyond plain reading.
 
         Returns:
             The class index; float32 ``[L]`` for label sets and numbers (NaN = not labelled); int16 ``[i, j, k]`` on
@@ -157,14 +165,15 @@ class CaseTable:
 
         Raises:
             DataError: If a mask does not fit its image or holds unknown values.
-            DicomError: If a DICOM SEG cannot be placed on the image.
+            DicomError: If a DICOM SEG or RTSTRUCT cannot be placed on the image.
         """
         if case.target is None or isinstance(case.target, int):
             return case.target
         if isinstance(case.target, tuple):
             return np.asarray(case.target, np.float32)
         with _named(case):
-            return read_mask(case.target, volume, self.scheme or MaskScheme(structures=()), where="mask")
+            scheme = self.scheme or MaskScheme(structures=())
+            return read_mask(case.target, volume, scheme, where="mask", notes=notes)
 
 
 def load_cases(config: DataConfig, kind: TargetKind, *, classes: Sequence[str] | None = None) -> CaseTable:
@@ -210,7 +219,7 @@ def load_cases(config: DataConfig, kind: TargetKind, *, classes: Sequence[str] |
         classes=names,
         scheme=scheme,
         rules=select_rules(config),
-        notes=(*notes, *made[1]),
+        notes=(*notes, *made[1], *(scheme.notes if scheme else ())),
     )
 
 
@@ -311,7 +320,8 @@ def _given_splits(table: Table, rows: Sequence[Row], config: DataConfig) -> dict
 def _scheme(table: Table, cases: Sequence[Case], config: DataConfig, classes: Sequence[str] | None) -> MaskScheme:
     masks = {case.row: case.target for case in cases if isinstance(case.target, Path)}
     structures = list(classes[1:]) if classes else config.structures
-    return survey_masks(masks, structures, config.ignore_label, table.path.name)
+    scheme = survey_masks(masks, structures, config.ignore_label, table.path.name)
+    return dataclasses.replace(scheme, off_grid=config.off_grid_masks)
 
 
 def _with_presence(case: Case, scheme: MaskScheme | None) -> Case:

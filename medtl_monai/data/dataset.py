@@ -101,7 +101,7 @@ class CaseDataset(Dataset[Sample]):
         self.preprocessing = preprocessing
         self.augment = augment
         self.notes: list[str] = []
-        """What :meth:`prepare` found: how images were read, and whether all fit in memory."""
+        """What :meth:`prepare` found: how images and masks were read, and whether all fit in memory."""
         self.contents: dict[str, str] = {}
         """Sha256 of each case's voxels as read, for :func:`medtl_monai.data.splits.check_contents`."""
         self._budget = int(psutil.virtual_memory().available * MEMORY_SHARE) if cache else 0
@@ -158,11 +158,12 @@ class CaseDataset(Dataset[Sample]):
     def _make(self, case: Case) -> _Entry:
         where = f"case {case.case_id}"
         volume = self.volume(case)
+        notes = list(volume.notes)
+        target = self._target(case, volume, notes)
         if case.case_id not in self.contents:
-            self._reading.update(volume.notes)
+            self._reading.update(set(notes))
         self.contents[case.case_id] = hashlib.sha256(volume.array.tobytes()).hexdigest()
         image, background = self.preprocessing.image_and_background(volume, where=where)
-        target = self._target(case, volume)
         foreground: Foreground = {}
         patch = self.preprocessing.patch_size
         if target is not None and target.ndim > 1 and patch and _larger(target, patch):
@@ -170,8 +171,8 @@ class CaseDataset(Dataset[Sample]):
         sample = Sample(case_id=case.case_id, image=image, target=target, background=background)
         return _Entry(sample=sample, foreground=foreground)
 
-    def _target(self, case: Case, volume: Volume) -> Tensor | None:
-        target = self.table.read_target(case, volume)
+    def _target(self, case: Case, volume: Volume, notes: list[str]) -> Tensor | None:
+        target = self.table.read_target(case, volume, notes)
         if target is None:
             return None
         if isinstance(target, int):

@@ -225,6 +225,17 @@ def move_labels(labels: NDArray[ScalarT], source: Grid, target: Grid) -> NDArray
     return out
 
 
+def nearest_labels(
+    labels: NDArray[np.int16], source: Grid, target: Grid
+) -> tuple[NDArray[np.int16], NDArray[np.bool_]]:
+    """Return label values ``[i, j, k]`` on the target grid by nearest neighbours, and where the source's field is."""
+    # One more than the label inside the source: 0 is left for what is outside.
+    raised = labels.astype(np.float32)[None] + 1
+    moved = np.rint(_resample(raised, source, target, "nearest", "zeros")[0]).astype(np.int16)
+    field = moved > 0
+    return np.where(field, moved - 1, 0).astype(np.int16), field
+
+
 def _resample(array: FloatArray, source: Grid, target: Grid, mode: str, padding: str) -> FloatArray:
     image = MetaTensor(torch.as_tensor(np.ascontiguousarray(array)), affine=torch.as_tensor(source.affine.copy()))
     transform = SpatialResample(mode=mode, padding_mode=padding, align_corners=False, dtype=np.float32)

@@ -1,25 +1,36 @@
-"""Masks on the grid of their image: NIfTI label maps and DICOM SEG."""
+"""Masks on the grid of their image: NIfTI label maps, DICOM SEG, and RTSTRUCT contours."""
 
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from medtl_monai.data.grid import Grid, coincidence, take
-from medtl_monai.data.nifti import is_nifti, read_nifti
+from medtl_monai.data.grid import Grid, Turn, coincidence, nearest_labels, take
+from medtl_monai.data.nifti import read_nifti
 from medtl_monai.data.table import listing
-from medtl_monai.dicom import Volume, read_seg
+from medtl_monai.dicom import SegMask, Volume, read_rtstruct, read_seg, sop
+from medtl_monai.dicom.geometry import grid_distance
+from medtl_monai.dicom.opened import sop_class_of
+from medtl_monai.dicom.seg import OffGridError
 from medtl_monai.dicom.segfile import open_seg
+from medtl_monai.dicom.seggrid import read_own_grid
+from medtl_monai.dicom.structures import open_structures
 from medtl_monai.errors import DataError
 
 Labels = NDArray[np.int16]
+OffGrid = Literal["error", "nearest"]
 
 GRID_TOLERANCE_MM = 1e-3
+_NEAR = 0.1
+"""Voxels nearer than this, in voxels, are compared in millimetres."""
 _LARGEST = 1000
+_COUNT = re.compile(r" \(\d+ [^()]*\)$")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -28,15 +39,19 @@ class MaskScheme:
 
     Attributes:
         structures: Names of label 1, 2, …
-        segments: Segment label in a DICOM SEG to label index.
+        segments: Segment label in a DICOM SEG, or region in an RTSTRUCT, to label index; 0 for those left out.
         ignore: Value that stays as it is and counts for nothing.
+        off_grid: What to do with a mask on another grid than its image.
         present: Per mask file, the labels it holds; files that were not looked into are left out.
+        notes: What the user should know.
     """
 
     structures: tuple[str, ...]
     segments: Mapping[str, int] = dataclasses.field(default_factory=dict)
     ignore: int | None = None
+    off_grid: OffGrid = "error"
     present: Mapping[Path, tuple[int, ...]] = dataclasses.field(default_factory=dict, repr=False)
+    notes: tuple[str, ...] = ()
 
 
 def is_dicom(path: Path) -> bool:
@@ -46,44 +61,38 @@ def is_dicom(path: Path) -> bool:
         return file.read(4) == b"DICM"
 
 
-def survey_masks(masks: Mapping[int, Path], structures: Sequence[str], ignore: int | None, where: str) -> MaskScheme:
-    """Find the structures that the masks of a table hold.
-
-    DICOM SEG files are judged by their headers. NIfTI masks are read through unless ``structures`` names their values.
-
-    Args:
-        masks: Row number to mask file.
-        structures: Names given by the user for values 1, 2, …; for SEG they also rename segments by position.
-        ignore: Value that counts for nothing.
-        where: How errors name the table.
+def is_rtstruct(path: Path, where: str) -> bool:
+    """Whether a DICOM file is an RTSTRUCT, judged by its SOP class.
 
     Raises:
-        DataError: If the masks disagree, mix SEG and NIfTI without given names, or have values that are not 0, 1, …, n.
+        DicomError: It cannot be read.
     """
-    segs = {row: path for row, path in masks.items() if is_dicom(path)}
-    others = [row for row, path in masks.items() if row not in segs and not is_nifti(path)]
-    if others:
-        what = f"masks are neither NIfTI (.nii, .nii.gz) nor DICOM: {listing('row', others)}"
-        raise DataError(what, where=where, mend="Convert them to .nii.gz or DICOM SEG")
-    if not segs:
-        return _survey_nifti(masks, structures, ignore, where)
-    if len(segs) < len(masks) and not structures:
-        mend = "Name the values 1, 2, … with data.structures"
-        raise DataError("some masks are DICOM SEG and some NIfTI", where=where, mend=mend)
-    return _survey_segs(segs, structures, ignore, where)
+    return sop_class_of(path, where) in sop.STRUCTURE_SETS
 
 
-def read_mask(path: Path, like: Volume, scheme: MaskScheme, *, where: str = "") -> Labels:
+def read_mask(
+    path: Path, like: Volume, scheme: MaskScheme, *, where: str = "", notes: list[str] | None = None
+) -> Labels:
     """Read a mask as label indices int16 ``[i, j, k]`` on the grid of ``like``.
 
     A NIfTI mask whose axes are permuted or flipped against the image is turned, which loses nothing.
 
+    Args:
+        path: NIfTI, DICOM SEG or RTSTRUCT.
+        like: The image.
+        scheme: What the values mean.
+        where: How errors name the mask.
+        notes: Takes what was done beyond plain reading.
+
     Raises:
-        DataError: If a NIfTI mask is on another grid, or a value is not whole or not one of the labels.
-        DicomError: If a DICOM SEG cannot be placed on the grid.
+        DataError: If a mask is on another grid (unless the scheme resamples: then if a label vanishes or the mask lies
+            beside the image), or a value is not whole or not one of the labels.
+        DicomError: If a DICOM SEG or RTSTRUCT cannot be placed on the grid.
     """
     where = where or path.name
-    labels = _read_seg(path, like, scheme, where) if is_dicom(path) else _read_nifti(path, like, where)
+    notes = notes if notes is not None else []
+    reader = _read_nifti if not is_dicom(path) else _read_rtstruct if is_rtstruct(path, where) else _read_seg
+    labels = reader(path, like, scheme, where, notes)
     allowed = set(range(len(scheme.structures) + 1)) | ({scheme.ignore} if scheme.ignore is not None else set())
     wrong = sorted(set(np.unique(labels).tolist()) - allowed)
     if wrong:
@@ -92,19 +101,64 @@ def read_mask(path: Path, like: Volume, scheme: MaskScheme, *, where: str = "") 
     return labels
 
 
-def _read_nifti(path: Path, like: Volume, where: str) -> Labels:
+def _read_nifti(path: Path, like: Volume, scheme: MaskScheme, where: str, notes: list[str]) -> Labels:
     volume = read_nifti(path, where=where)
     source, target = Grid.of(volume), Grid.of(like)
-    turn = coincidence(source, target, tolerance=GRID_TOLERANCE_MM / min(source.spacing_mm))
+    turn = coincidence(source, target, tolerance=_NEAR)
     turned_shape = tuple(source.shape[a] for a in turn.axes) if turn else ()
     firsts = [0 if s > 0 else n - 1 for s, n in zip(turn.signs, turned_shape, strict=True)] if turn else []
-    if turn is None or turned_shape != target.shape or list(turn.starts) != firsts:
+    same = turn is not None and turned_shape == target.shape and list(turn.starts) == firsts
+    labels = whole_numbers(volume, where)
+    if turn is not None and same and _deviation_mm(source, target, turn) <= GRID_TOLERANCE_MM:
+        return take(labels[None], turn, target.shape)[0]
+    if scheme.off_grid == "error":
         what = f"the mask is on another grid ({source}) than its image ({target})"
-        raise DataError(what, where=where, mend="Resample the mask to the image, with nearest neighbours")
-    return take(_whole_numbers(volume, where)[None], turn, target.shape)[0]
+        mend = "Resample the mask to the image with nearest neighbours, or set data.off_grid_masks=nearest"
+        raise DataError(what, where=where, mend=mend)
+    moved, covered = _resampled(labels, source, target, where, notes)
+    if not covered:
+        notes.append("the mask does not cover its whole image; the rest counts as background")
+    return moved
 
 
-def _whole_numbers(volume: Volume, where: str) -> Labels:
+def _deviation_mm(source: Grid, target: Grid, turn: Turn) -> float:
+    """Return the largest distance of voxel centres that the turn takes for one another."""
+    change = np.zeros((4, 4))
+    change[3, 3] = 1
+    for n, axis in enumerate(turn.axes):
+        change[axis, n], change[axis, 3] = turn.signs[n], turn.starts[n]
+    return grid_distance(source.affine @ change, target.affine, target.shape)
+
+
+def _resampled(labels: Labels, source: Grid, target: Grid, where: str, notes: list[str]) -> tuple[Labels, bool]:
+    """Resample labels by nearest neighbours; also say whether they cover the whole target.
+
+    Raises:
+        DataError: If the two grids do not overlap, or a label is not left anywhere.
+    """
+    moved, field = nearest_labels(labels, source, target)
+    if not field.any():
+        what = f"the mask ({source}) does not overlap its image ({target})"
+        raise DataError(what, where=where, mend="Give the mask that was drawn on this image")
+    lost = sorted(set(np.unique(labels).tolist()) - set(np.unique(moved).tolist()) - {0})
+    if lost:
+        what = f"nothing is left of {listing('label', lost)} when the mask is resampled from {source} to {target}"
+        mend = "Correct the mask, or give the image it was drawn on"
+        raise DataError(what, where=where, mend=mend)
+    notes.append("the mask was resampled onto the grid of its image with nearest neighbours")
+    if not target.contains(source):
+        _, seen = nearest_labels(np.zeros(target.shape, np.int16), target, source)
+        if (labels[~seen] != 0).any():
+            notes.append("part of the mask lies outside its image and was cut off")
+    return moved, bool(field.all())
+
+
+def whole_numbers(volume: Volume, where: str) -> Labels:
+    """Return the values of a label map as int16.
+
+    Raises:
+        DataError: If they are not whole numbers from 0 to 1000 in one channel.
+    """
     array = volume.array
     if array.ndim != 3 or not np.array_equal(array, np.rint(array)):
         mend = "Save the mask with an integer type and one channel"
@@ -115,65 +169,39 @@ def _whole_numbers(volume: Volume, where: str) -> Labels:
     return array.astype(np.int16)
 
 
-def _read_seg(path: Path, like: Volume, scheme: MaskScheme, where: str) -> Labels:
-    mask = read_seg(path, like)
-    unknown = [name for name in mask.names if name not in scheme.segments]
+def _read_seg(path: Path, like: Volume, scheme: MaskScheme, where: str, notes: list[str]) -> Labels:
+    wanted = _wanted(open_seg(path, where).names, scheme, where)
+    try:
+        mask = read_seg(path, like, segments=wanted)
+    except OffGridError:
+        if scheme.off_grid == "error":
+            raise
+        mask, affine = read_own_grid(path, like, segments=wanted)
+        source = Grid(mask.labels.shape, affine)
+        labels, _ = _resampled(_relabelled(mask, scheme), source, Grid.of(like), where, notes)
+        return labels
+    notes += [_COUNT.sub("", note) for note in mask.notes]
+    return _relabelled(mask, scheme)
+
+
+def _read_rtstruct(path: Path, like: Volume, scheme: MaskScheme, where: str, notes: list[str]) -> Labels:
+    found = open_structures(path, where)
+    # Regions without an area matter only where they are asked for by name.
+    names = [name for name in found.names if name in found.filled or scheme.segments.get(name)]
+    mask = read_rtstruct(path, like, rois=_wanted(names, scheme, where))
+    # Numbers differ from case to case; without them, equal notes can be counted.
+    notes += [_COUNT.sub("", note) for note in mask.notes]
+    return _relabelled(mask, scheme)
+
+
+def _wanted(names: Sequence[str], scheme: MaskScheme, where: str) -> list[str]:
+    """Return the file's names that stand for labels, each once, in order of label."""
+    unknown = [name for name in names if name not in scheme.segments]
     if unknown:
-        what = f"the DICOM SEG has segments that other masks do not have: {listing('segment', unknown)}"
+        what = f"the mask has segments that other masks do not have: {listing('segment', unknown)}"
         raise DataError(what, where=where, mend="Name all segments with data.structures")
-    table = np.array([0, *(scheme.segments[name] for name in mask.names)], np.int16)
-    return table[mask.labels]
+    return sorted((n for n in dict.fromkeys(names) if scheme.segments[n]), key=lambda n: scheme.segments[n])
 
 
-def _survey_nifti(masks: Mapping[int, Path], structures: Sequence[str], ignore: int | None, where: str) -> MaskScheme:
-    if structures:
-        return MaskScheme(structures=tuple(structures), ignore=ignore)
-    values = {
-        path: set(
-            np.unique(_whole_numbers(read_nifti(path, where=f"{where} row {row}"), f"{where} row {row}")).tolist()
-        )
-        for row, path in masks.items()
-    }
-    found = sorted(set().union(*values.values()) - {0, ignore})
-    if not found:
-        raise DataError("every mask is empty", where=where, mend="Check that the right column is named")
-    if set(found) != set(range(1, found[-1] + 1)) - {ignore}:
-        what = f"the masks hold {listing('value', found)}, with gaps"
-        raise DataError(what, where=where, mend="Renumber them 1, 2, … or name every value with data.structures")
-    names = tuple(f"label-{n}" for n in range(1, found[-1] + 1))
-    present = {path: tuple(sorted(v - {0, ignore})) for path, v in values.items()}
-    return MaskScheme(structures=names, ignore=ignore, present=present)
-
-
-def _survey_segs(segs: Mapping[int, Path], structures: Sequence[str], ignore: int | None, where: str) -> MaskScheme:
-    names = {row: _segment_names(path, f"{where} row {row}") for row, path in segs.items()}
-    longest = max(names.values(), key=len)
-    odd = [row for row, own in names.items() if not set(own) <= set(longest)]
-    if odd and not set().union(*names.values()) <= set(structures):
-        what = (
-            f"the DICOM SEG masks disagree about their segments: {', '.join(longest)} against "
-            f"{', '.join(names[odd[0]])} ({listing('row', odd)})"
-        )
-        raise DataError(what, where=where, mend="Name all segments with data.structures")
-    segments = _match(set().union(*names.values()), longest, structures, where)
-    present = {segs[row]: tuple(sorted({segments[n] for n in own})) for row, own in names.items()}
-    final = tuple(structures) or longest
-    return MaskScheme(structures=final, segments=segments, ignore=ignore, present=present)
-
-
-def _match(found: set[str], longest: Sequence[str], structures: Sequence[str], where: str) -> dict[str, int]:
-    """Map segment labels to indices: by name where the user's names are those of the files, else by position."""
-    wanted = list(structures) or list(longest)
-    if found <= set(wanted):
-        return {name: i for i, name in enumerate(wanted, 1)}
-    if len(longest) == len(wanted) and not found & set(wanted):
-        return {name: i for i, name in enumerate(longest, 1)}
-    what = f"data.structures ({', '.join(wanted)}) does not fit the segments of the masks ({', '.join(longest)})"
-    raise DataError(what, where=where, mend="Use the segments' names, or as many new names as there are segments")
-
-
-def _segment_names(path: Path, where: str) -> tuple[str, ...]:
-    names = open_seg(path, where).names
-    if not names:
-        raise DataError("the DICOM SEG has no segments", where=where, mend="Export it again")
-    return tuple(dict.fromkeys(names))
+def _relabelled(mask: SegMask, scheme: MaskScheme) -> Labels:
+    return np.array([0, *(scheme.segments[name] for name in mask.names)], np.int16)[mask.labels]

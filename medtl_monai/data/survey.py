@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 
 from medtl_monai.data.identity import load_key, pseudonym
 from medtl_monai.data.join import choose_series
 from medtl_monai.data.scanning import scan_studies
-from medtl_monai.dicom import Series, Study, StudyIndex
+from medtl_monai.dicom import Reference, Series, Study, StudyIndex
 from medtl_monai.dicom.select import Rules, orientation_name
 from medtl_monai.dicom.volume import refusal
 from medtl_monai.errors import MedtlError
@@ -57,6 +58,8 @@ class StudyLine:
         patient: Pseudonym of the patient.
         series: Its candidate volumes, the one that is kept first.
         segmentations: Number of DICOM SEG objects.
+        structure_sets: Number of RTSTRUCT objects.
+        masks: The SEG and RTSTRUCT files that refer to the series that is kept, below the root.
         study: The study itself.
     """
 
@@ -64,6 +67,8 @@ class StudyLine:
     patient: str
     series: tuple[SeriesLine, ...]
     segmentations: int
+    structure_sets: int = 0
+    masks: tuple[str, ...] = ()
     study: Study = dataclasses.field(repr=False)
 
     @property
@@ -82,6 +87,7 @@ class Survey:
         structure_sets: Number of RTSTRUCT objects.
         skipped: Reason → number of files that are no image.
         damaged: File and what is wrong with it.
+        unpacked: Whether the tree is an archive, in which training finds images but no masks by path.
     """
 
     studies: tuple[StudyLine, ...]
@@ -89,6 +95,7 @@ class Survey:
     structure_sets: int
     skipped: dict[str, int]
     damaged: tuple[tuple[str, str], ...]
+    unpacked: bool = False
 
 
 def survey(
@@ -120,32 +127,48 @@ def survey(
 
 
 def _survey(index: StudyIndex, key: bytes, rules: Rules, redactor: _Redactor) -> Survey:
+    rest = (key, rules, redactor)
+    contours: dict[tuple[str, str, str], list[Reference]] = defaultdict(list)
+    for reference in index.structure_sets:
+        contours[_owner(reference)].append(reference)
     return Survey(
-        studies=tuple(_study(study, key, rules, redactor) for study in index.studies if study.series),
+        studies=tuple(
+            _study(study, contours[(study.issuer_of_patient_id, study.patient_id, study.study_instance_uid)], *rest)
+            for study in index.studies
+            if study.series
+        ),
         segmentations=len(index.segmentations),
         structure_sets=len(index.structure_sets),
         skipped=index.skipped,
         damaged=tuple(
             (redactor.text(name), redactor.text(printable(_said(error, name)))) for name, error in index.damaged.items()
         ),
+        unpacked=index.temporary is not None,
     )
+
+
+def _owner(reference: Reference) -> tuple[str, str, str]:
+    return reference.header.issuer, reference.header.patient_id, reference.header.study_uid
 
 
 def case_rows(found: Survey, *, redact_paths: bool = False) -> list[dict[str, str]]:
     """Return the rows of a labels table: one a study, with the identifiers that join it and tell it apart.
 
-    The table holds identifiers; it is the user's own working file. Cells that a spreadsheet would run as a formula get
-    an apostrophe in front; the joining StudyInstanceUID never needs one.
+    The column ``mask`` names the SEG or RTSTRUCT file that refers to the study's image, relative to the root, where
+    there is exactly one; it stays empty where the tree is an archive. The table holds identifiers; it is the user's own
+    working file. Cells that a spreadsheet would run as a formula get an apostrophe in front; the joining
+    StudyInstanceUID never needs one.
 
     Args:
         found: A survey.
-        redact_paths: Leave the folder out.
+        redact_paths: Leave folder and mask out.
     """
-    return [_case_row(line, redact_paths) for line in found.studies]
+    return [_case_row(line, redact_paths, found.unpacked) for line in found.studies]
 
 
-def _case_row(line: StudyLine, redact_paths: bool) -> dict[str, str]:
+def _case_row(line: StudyLine, redact_paths: bool, unpacked: bool) -> dict[str, str]:
     image = line.image
+    several = f"; {len(line.masks)} segmentations refer to it" if len(line.masks) > 1 else ""
     shown = image or line.series[0]
     spacing = "x".join(f"{s:.4g}" for s in shown.spacing_mm) if image and shown.spacing_mm else ""
     row = {
@@ -157,10 +180,11 @@ def _case_row(line: StudyLine, redact_paths: bool) -> dict[str, str]:
         "shape": "x".join(map(str, shown.shape)) if image else "",
         "spacing_mm": spacing,
         "folder": _inert(shown.folder),
-        "verdict": "kept" if image else _inert(f"{shown.verdict}: {shown.reason}"),
+        "mask": _inert(line.masks[0]) if len(line.masks) == 1 and not unpacked else "",
+        "verdict": f"kept{several}" if image else _inert(f"{shown.verdict}: {shown.reason}"),
     }
     if redact_paths:
-        del row["folder"]
+        del row["folder"], row["mask"]
     return row
 
 
@@ -169,7 +193,9 @@ def _inert(text: str) -> str:
     return f"'{printable(text)}" if text.startswith(_FORMULA) else printable(text)
 
 
-def _study(study: Study, key: bytes, rules: Rules, redactor: _Redactor) -> StudyLine:
+def _study(
+    study: Study, structure_sets: Sequence[Reference], key: bytes, rules: Rules, redactor: _Redactor
+) -> StudyLine:
     choice = choose_series(study, rules)
     lines = []
     for item in choice.left:
@@ -179,11 +205,15 @@ def _study(study: Study, key: bytes, rules: Rules, redactor: _Redactor) -> Study
             reason = f"{len(choice.left)} series could be the image"
         lines.append(_series(item, verdict, reason, redactor))
     lines += [_series(item, "left out", reason, redactor) for item, reason in choice.dropped]
+    kept = choice.left[0].series_instance_uid if lines and lines[0].verdict == "kept" else ""
+    masks = [r.header.path for r in (*study.segmentations, *structure_sets) if kept and kept in r.header.references]
     return StudyLine(
         case_id=pseudonym(key, study.study_instance_uid),
         patient=pseudonym(key, "patient", study.issuer_of_patient_id.strip(), study.patient_id.strip()),
         series=tuple(lines),
         segmentations=len(study.segmentations),
+        structure_sets=len(structure_sets),
+        masks=tuple(printable(redactor.folder(mask)) for mask in masks),
         study=study,
     )
 
@@ -243,7 +273,7 @@ class _Redactor:
         return re.sub(pattern, lambda match: names[match.group()], text) if pattern else text
 
     def folder(self, folder: str) -> str:
-        """Return the name of a folder, or its pseudonym."""
+        """Return the name of a folder or file, or its pseudonym."""
         return self._name(folder) if self._active and folder != "." else folder
 
     def _name(self, place: str) -> str:

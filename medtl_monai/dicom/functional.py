@@ -45,6 +45,12 @@ def frame_segments(elements: Elements, frames: int) -> tuple[int, ...]:
     return tuple(g.find("SegmentIdentificationSequence").integer("ReferencedSegmentNumber") for g in groups)
 
 
+def slice_distance(elements: Elements, frames: int) -> float | None:
+    """Return SpacingBetweenSlices of the first frame, or None where it is not told."""
+    groups = _groups(elements, frames)
+    return groups[0].find("PixelMeasuresSequence").number("SpacingBetweenSlices") if groups else None
+
+
 def _groups(elements: Elements, frames: int) -> list[_Group]:
     groups = elements.items("PerFrameFunctionalGroupsSequence")
     shared = [Elements(item, elements.path) for item in elements.items("SharedFunctionalGroupsSequence")[:1]]

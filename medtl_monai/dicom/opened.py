@@ -8,10 +8,12 @@ import os
 import struct
 import warnings
 import zlib
+from pathlib import Path
 from typing import Any, BinaryIO
 
 import pydicom
-from pydicom.datadict import dictionary_VR
+from pydicom.datadict import dictionary_has_tag, dictionary_keyword, dictionary_VR
+from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.tag import Tag
 
@@ -22,6 +24,8 @@ from medtl_monai.errors import DicomError
 
 PREAMBLE = 128
 META_START = b"\x02\0\0\0UL\x04\0"
+UNDEFINED = 0xFFFFFFFF
+"""The length of sequences and encapsulated pixels that end with a delimiter."""
 MAX_INFLATED = 2**31
 """Largest data set that a deflated file may expand to, in bytes."""
 
@@ -111,6 +115,64 @@ def _open_with_pydicom(stream: BinaryIO, path: str, force: bool) -> Opened:
     size = plain.seek(0, os.SEEK_END)
     plain.seek(position)
     return Opened(dataset, dataset.file_meta, plain, syntax, bool(implicit), bool(little), size)
+
+
+def sop_class_of(file: Path, path: str) -> str:
+    """Return the SOPClassUID of a file; empty where it has none.
+
+    Args:
+        file: The file.
+        path: Its name for errors, relative to the data root.
+
+    Raises:
+        DicomError: It cannot be read or parsed.
+    """
+    try:
+        with open(file, "rb") as stream:
+            return Elements(open_dataset(stream, path).dataset, path).code("SOPClassUID")
+    except OSError as error:
+        what = f"the file cannot be read ({error.strerror or type(error).__name__})"
+        raise DicomError(what, where=path, mend="Check the path") from error
+
+
+def read_object(file: Path, path: str) -> Dataset:
+    """Read a whole file that holds no image: a segmentation or a structure set.
+
+    Args:
+        file: The file.
+        path: Its name for errors, relative to the data root.
+
+    Raises:
+        DicomError: It cannot be read or parsed, or is cut short.
+    """
+    try:
+        with warnings.catch_warnings(), open(file, "rb") as stream:
+            warnings.simplefilter("ignore")
+            source: Any = Bounded(inflated(stream, path))
+            dataset = pydicom.dcmread(source, force=True)
+            _check_whole(dataset, path)
+            return dataset
+    except OSError as error:
+        what = f"the file cannot be read ({error.strerror or type(error).__name__})"
+        raise DicomError(what, where=path, mend="Check the path") from error
+    except DicomError:
+        raise
+    except Exception as error:  # damaged bytes provoke nearly any exception inside the parser
+        raise DicomError(
+            f"the file is damaged ({type(error).__name__})", where=path, mend="Export the file again"
+        ) from error
+
+
+def _check_whole(dataset: Dataset, path: str) -> None:
+    """Refuse a file that ends within a value: pydicom takes what there is, and a sequence would have fewer items."""
+    for element in map(dataset.get_item, dataset.keys()):
+        if isinstance(element, RawDataElement) and _is_short(element):
+            keyword = dictionary_keyword(element.tag) if dictionary_has_tag(element.tag) else "a private element"
+            raise DicomError(f"the file is cut short in {keyword}", where=path, mend="Copy or export the file again")
+
+
+def _is_short(element: RawDataElement) -> bool:
+    return isinstance(element.value, bytes) and element.length != UNDEFINED and len(element.value) < element.length
 
 
 def inflated(stream: BinaryIO, path: str) -> BinaryIO:

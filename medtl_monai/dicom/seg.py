@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from medtl_monai.dicom.geometry import Affine, Volume
 from medtl_monai.dicom.header import Plane
 from medtl_monai.dicom.segfile import SegFile, open_seg
 from medtl_monai.dicom.series import Reference
-from medtl_monai.errors import DicomError
+from medtl_monai.errors import DicomError, did_you_mean
 
 GRID_TOLERANCE = 0.01
 """How far, in voxels or millimetres (whichever is more), a frame's pixels may lie beside voxel centres."""
@@ -42,7 +43,11 @@ class SegMask:
     notes: tuple[str, ...] = ()
 
 
-def read_seg(path: Path | str | Reference, like: Volume) -> SegMask:
+class OffGridError(DicomError):
+    """A segmentation does not lie on its image's grid."""
+
+
+def read_seg(path: Path | str | Reference, like: Volume, *, segments: Sequence[str] | None = None) -> SegMask:
     """Read a DICOM SEG onto the grid of ``like``.
 
     BINARY and LABELMAP segments are taken as stored, FRACTIONAL ones where the fraction is at least one half. Slices
@@ -51,9 +56,12 @@ def read_seg(path: Path | str | Reference, like: Volume) -> SegMask:
     Args:
         path: A SEG file, or a segmentation of a scan.
         like: The image; where it knows its series and the SEG names its own, they must agree.
+        segments: Labels of the segments wanted, for values 1, 2, …, the others being background; by default all, in
+            order of segment number.
 
     Raises:
-        DicomError: Not a SEG; made for another series; off the image's grid; segments overlap; damaged.
+        DicomError: Not a SEG; made for another series; off the image's grid; a wanted segment is not there; segments
+            overlap; damaged.
 
     Example:
         >>> mask = read_seg("seg.dcm", volume)                       # doctest: +SKIP
@@ -63,15 +71,39 @@ def read_seg(path: Path | str | Reference, like: Volume) -> SegMask:
     seg = (
         open_seg(path.path, path.header.path) if isinstance(path, Reference) else open_seg(Path(path), Path(path).name)
     )
-    _check_reference(seg, like)
-    placer = _Placer(like, seg)
+    check_reference(seg, like)
+    return place_frames(seg, like, segments)
+
+
+def place_frames(seg: SegFile, like: Volume, segments: Sequence[str] | None = None) -> SegMask:
+    """Place the frames of an opened SEG onto a grid; only shape and affine of ``like`` count.
+
+    Raises:
+        DicomError: As :func:`read_seg`.
+    """
+    placer = _Placer(like, seg, _wanted(seg, segments))
     for frame in range(seg.frames):
         placer.place(frame)
     placer.check_overlaps()
-    return SegMask(labels=placer.labels, names=seg.names, notes=tuple(placer.notes))
+    return SegMask(labels=placer.labels, names=placer.names, notes=tuple(placer.notes))
 
 
-def _check_reference(seg: SegFile, like: Volume) -> None:
+def _wanted(seg: SegFile, segments: Sequence[str] | None) -> tuple[str, ...]:
+    if segments is None:
+        return seg.names
+    absent = [name for name in segments if name not in seg.names]
+    if absent:
+        mend = did_you_mean(absent[0], seg.names)
+        raise DicomError(f"there is no segment {absent[0]!r}", where=f"{seg.path}, SegmentSequence", mend=mend)
+    return tuple(segments)
+
+
+def check_reference(seg: SegFile, like: Volume) -> None:
+    """Refuse a SEG that names other series than the image's.
+
+    Raises:
+        DicomError: It does.
+    """
     if like.series_uid and seg.references and like.series_uid not in seg.references:
         raise DicomError(
             "the segmentation was made for another series",
@@ -83,8 +115,11 @@ def _check_reference(seg: SegFile, like: Volume) -> None:
 class _Placer:
     """Writes frames into the label array and remembers where segments meet."""
 
-    def __init__(self, like: Volume, seg: SegFile) -> None:
+    def __init__(self, like: Volume, seg: SegFile, names: tuple[str, ...]) -> None:
         self.seg = seg
+        self.names = names
+        own = range(1, len(names) + 1) if names == seg.names else map(_index(names).get, seg.names)
+        self.values = np.array([0, *(value or 0 for value in own)], np.int16)
         self.like = like
         self.labels: Labels = np.zeros(like.shape, np.int16)
         self.inverse: Affine = np.asarray(np.linalg.inv(like.affine), np.float64)
@@ -97,7 +132,10 @@ class _Placer:
         Raises:
             DicomError: It is not on the image's grid, or has foreground outside the image.
         """
-        values = self.seg.values(frame)
+        number = self.seg.segments[frame]
+        if number and not self.values[self.seg.numbers[number]]:
+            return
+        values = self.values[self.seg.values(frame)]
         if not values.any():
             return
         plane = self.seg.planes[frame] if self.seg.planes else None
@@ -162,10 +200,10 @@ class _Placer:
         return self.labels[:, :, 0], values.T
 
     def _off_grid(self, frame: int, distance: float) -> DicomError:
-        return DicomError(
+        return OffGridError(
             f"frame {frame + 1} is not on the image's grid (off by {distance:.3g} voxels)",
             where=f"{self.seg.path}, PlanePositionSequence and PixelMeasuresSequence",
-            mend="Give the image it was drawn on, or resample the segmentation onto this image and save it again",
+            mend="Give the image it was drawn on, or set data.off_grid_masks=nearest",
         )
 
     def check_overlaps(self) -> None:
@@ -176,15 +214,19 @@ class _Placer:
         """
         if not self.overlaps:
             return
-        names = self.seg.names
+        names = self.names
         pairs = "; ".join(
             f"{names[a - 1]!r} and {names[b - 1]!r} in {n} voxels" for (a, b), n in sorted(self.overlaps.items())[:5]
         )
         raise DicomError(
             f"segments overlap: {pairs}",
             where=self.seg.path,
-            mend="Save a segmentation without overlap: one label a voxel is learnt",
+            mend="Choose segments by name (segments, or data.structures): one label a voxel is learnt",
         )
+
+
+def _index(names: Sequence[str]) -> dict[str, int]:
+    return {name: value for value, name in enumerate(names, 1)}
 
 
 def _step(column: NDArray[np.float64]) -> tuple[int, int]:

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pydicom
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 from pydicom.pixels import pixel_array
@@ -17,7 +16,7 @@ from medtl_monai.dicom import sop
 from medtl_monai.dicom.elements import Elements
 from medtl_monai.dicom.functional import frame_planes, frame_segments
 from medtl_monai.dicom.header import Plane
-from medtl_monai.dicom.opened import Bounded, inflated
+from medtl_monai.dicom.opened import read_object
 from medtl_monai.errors import DicomError
 
 MAX_FRAMES = 1_000_000
@@ -117,7 +116,7 @@ def open_seg(file: Path, path: str) -> SegFile:
     Raises:
         DicomError: Not a readable SEG.
     """
-    dataset = _read(file, path)
+    dataset = read_object(file, path)
     elements = Elements(dataset, path)
     sop_class = elements.code("SOPClassUID")
     if sop_class not in sop.SEGMENTATIONS:
@@ -129,23 +128,6 @@ def open_seg(file: Path, path: str) -> SegFile:
     seg = _describe(dataset, elements)
     _check_pixels(seg, elements)
     return seg
-
-
-def _read(file: Path, path: str) -> Dataset:
-    try:
-        with warnings.catch_warnings(), open(file, "rb") as stream:
-            warnings.simplefilter("ignore")
-            source: Any = Bounded(inflated(stream, path))
-            return pydicom.dcmread(source, force=True)
-    except OSError as error:
-        what = f"the file cannot be read ({error.strerror or type(error).__name__})"
-        raise DicomError(what, where=path, mend="Check the path") from error
-    except DicomError:
-        raise
-    except Exception as error:  # damaged bytes provoke nearly any exception inside the parser
-        raise DicomError(
-            f"the file is damaged ({type(error).__name__})", where=path, mend="Export the file again"
-        ) from error
 
 
 def _describe(dataset: Dataset, elements: Elements) -> SegFile:

@@ -32,5 +32,6 @@ DISPLAY = PROJECTION | {"US", "OT", "ES", "XC", "DG", "GM", "OP", "BI"}
 
 def uid_name(uid: str) -> str:
     """Return the name of a registered UID; ``"unknown"`` for private ones, which may identify a site."""
-    name = UID(uid, config.IGNORE).name  # a damaged one would be warned of, with its value
+    # Without validation: its warning would quote a damaged UID.
+    name = UID(uid, validation_mode=config.IGNORE).name
     return "unknown" if name == uid else name

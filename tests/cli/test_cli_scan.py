@@ -2,14 +2,18 @@
 
 import csv
 import json
+import shutil
 import stat
 
+import numpy as np
 import pytest
-from helpers_dicom import ACCESSION, NAME, PATIENT, Recipe
+from helpers_dicom import ACCESSION, NAME, PATIENT, Recipe, frames_of, write_seg
+from helpers_rtstruct import Drawn, box, write_rtstruct
 
 from medtl_monai.cli import main
 from medtl_monai.config import DataConfig, load_config, parse_set
 from medtl_monai.data.cases import load_cases
+from medtl_monai.data.kinds import infer_kind
 from medtl_monai.errors import DataError
 
 ESCAPE = "\x1b[31m"
@@ -226,3 +230,64 @@ def test_a_scan_that_cannot_be_remembered_says_so_and_goes_on(tmp_path, studies,
     assert len(warned) == 1
     assert "could not be remembered" in warned[0]
     assert str(tmp_path) not in warned[0]
+
+
+def add_masks(tmp_path, studies):
+    """A structure set for the first study, a SEG for the second, both for the third, another series' for the fourth."""
+    labels = np.zeros((7, 5, 4), np.int16)
+    labels[1:3, 1:4, 1:3] = 1
+    root = tmp_path / "studies"
+    rois = {"lesion": [Drawn(points=box(0.5, 0.5, 2.5, 3.5), k=k) for k in (1, 2)]}
+    write_rtstruct(root / "jane0" / "rs", rois, studies[0])
+    write_seg(root / "jane1" / "seg", frames_of(labels, studies[1]), studies[1], names=["lesion"])
+    write_rtstruct(root / "jane2" / "rs", rois, studies[2])
+    write_seg(root / "jane2" / "seg", frames_of(labels, studies[2]), studies[2], names=["lesion"])
+    other = Recipe(patient=studies[3].patient, study=studies[3].study, slices=4)
+    write_rtstruct(root / "jane3" / "rs", rois, other)
+    return labels
+
+
+def test_masks_of_the_kept_series_are_in_the_table_and_train(tmp_path, studies, capsys):
+    labels = add_masks(tmp_path, studies)
+    path, rows = write_table(tmp_path)
+    assert [row["mask"] for row in rows] == ["jane0/rs", "jane1/seg", "", ""]
+    assert [row["verdict"] for row in rows] == ["kept", "kept", "kept; 2 segmentations refer to it", "kept"]
+    said = capsys.readouterr().err
+    assert "the segmentation of 2 of 4 studies; to segment: --target mask --set data.unmatched=drop" in said
+    assert "1 of 4 studies have several segmentations" in said
+    data = DataConfig(studies=tmp_path / "studies", labels=path, target=["mask"], unmatched="drop")
+    assert infer_kind(data) == "mask"
+    table = load_cases(data, "mask")
+    assert table.classes == ("background", "lesion")
+    assert [case.source for case in table] == ["jane0/t1", "jane1/t1"]
+    for case in table:
+        assert np.array_equal(table.read_target(case, table.read_volume(case)), labels)
+    assert labels.any()
+
+
+def test_masks_are_shown_by_pseudonym_or_not_at_all(tmp_path, studies, capsys):
+    add_masks(tmp_path, studies)
+    found = report(capsys, tmp_path / "studies")
+    assert [study["masks"] for study in found["studies"]] == [
+        ["jane0/rs"],
+        ["jane1/seg"],
+        ["jane2/seg", "jane2/rs"],
+        [],
+    ]
+    assert [study["structure_sets"] for study in found["studies"]] == [1, 0, 1, 1]
+    hidden = report(capsys, tmp_path / "studies", "--redact-paths")
+    assert "jane" not in json.dumps(hidden)
+    assert [len(study["masks"]) for study in hidden["studies"]] == [1, 1, 2, 0]
+    _, rows = write_table(tmp_path, "--redact-paths")
+    assert "mask" not in rows[0]
+    assert "to segment" not in capsys.readouterr().err
+
+
+def test_masks_in_an_archive_are_not_offered(tmp_path, studies, capsys):
+    add_masks(tmp_path, studies)
+    shutil.make_archive(str(tmp_path / "export"), "zip", tmp_path / "studies")
+    path = tmp_path / "cases.csv"
+    assert main(["scan", str(tmp_path / "export.zip"), "-o", str(path)]) == 0
+    with path.open(encoding="utf-8", newline="") as file:
+        assert {row["mask"] for row in csv.DictReader(file)} == {""}
+    assert "to segment" not in capsys.readouterr().err

@@ -6,7 +6,8 @@ from helpers_data import affine_of, nifti_study, noise, rotation, volume_of, wri
 
 from medtl_monai.config import DataConfig
 from medtl_monai.data.cases import load_cases
-from medtl_monai.data.masks import MaskScheme, read_mask, survey_masks
+from medtl_monai.data.mask_survey import survey_masks
+from medtl_monai.data.masks import MaskScheme, read_mask
 from medtl_monai.errors import DataError
 
 AFFINE = affine_of(rotation(5, 0, 10), (1, 1, 3))
@@ -29,13 +30,15 @@ def test_a_mask_on_its_grid(tmp_path):
     assert np.array_equal(read_mask(floats, volume_of(noise(0), AFFINE), TWO), mask())
 
 
-@pytest.mark.parametrize("change", ["shape", "shift", "spacing", "half"])
+@pytest.mark.parametrize("change", ["shape", "shift", "along-k", "spacing", "half"])
 def test_another_grid_is_refused_with_both(tmp_path, change):
     array, affine = mask(), AFFINE.copy()
     if change == "shape":
         array = array[:-1]
     elif change == "shift":
         affine[0, 3] += 0.01
+    elif change == "along-k":
+        affine[:3, 3] += affine[:3, 2] / 3 * 0.002
     elif change == "half":
         affine[:3, 3] += affine[:3, 1] / 2
     else:
