@@ -6,6 +6,13 @@ def own_user_folder(tmp_path_factory):
     """No test reads or writes the user's own key, places and settings."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CONFIG_HOME", str(tmp_path_factory.mktemp("config")))
-        for name in ("MEDTL_ID_KEY", "MEDTL_PLUGINS", "MEDTL_BLOCK", "MEDTL_STRICT"):
+        for name in (
+            "MEDTL_ID_KEY",
+            "MEDTL_ID_KEY_FILE",
+            "MEDTL_REDACT_PATHS",
+            "MEDTL_PLUGINS",
+            "MEDTL_BLOCK",
+            "MEDTL_STRICT",
+        ):
             patch.delenv(name, raising=False)
         yield

@@ -115,10 +115,15 @@ def check_key(stored: str | None, *, where: str) -> None:
     Raises:
         ConfigError: If the keys differ.
     """
-    mine = fingerprint(load_key())
-    if stored and stored != mine:
+    if not stored:
+        return
+    # Where there is no key yet, none is made: it would be in the way of the one to import.
+    absent = key_source() == key_path() and not key_path().exists()
+    mine = "" if absent else fingerprint(load_key())
+    if stored != mine:
         raise ConfigError(
-            f"its case ids were made with another id key (fingerprint {stored}, yours is {mine})",
+            f"its case ids were made with another id key (fingerprint {stored}, "
+            f"{f'yours is {mine}' if mine else 'you have none yet'})",
             where=where,
             mend=f"Use that key: 'medtl key --import FILE', or {FILE_VARIABLE}; 'medtl key' shows yours",
         )
