@@ -223,7 +223,8 @@ class Host:
         if loaded.record.state != "active":
             sys.modules.pop(record.module, None)
             mend = "Mend the file, or leave out --plugin; --debug shows where it failed"
-            raise PluginError(loaded.record.reason, where=str(path), mend=mend) from loaded.error
+            what = f"the plugin file is {loaded.record.state}: {loaded.record.reason}"
+            raise PluginError(what, where=str(path), mend=mend) from loaded.error
         self._loaded.append(loaded)
 
 

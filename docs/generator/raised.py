@@ -284,17 +284,18 @@ def _constant(name: str, module: Module) -> list[ast.expr]:
 
 
 def _returned(call: ast.Call, place: Place, depth: int) -> list[str]:
-    """Return the texts that a function of the same module returns."""
+    """Return the texts that a function of the same module returns, or a method whose name is the only one."""
     name = _called(call)
     if name in _GIVEN:
         return [_GIVEN[name]]
-    if isinstance(call.func, ast.Name):
-        for node in ast.walk(place.module.tree):
-            if isinstance(node, Function) and node.name == name and _returns_text(node):
-                there = Place(place.module, node, {k: (v, place) for k, v in _arguments(node, call).items()})
-                found = [n.value for n in ast.walk(node) if isinstance(n, ast.Return) and n.value is not None]
-                return _unique(text for value in found for text in texts(value, there, depth + 1))
-    return [_placeholder(call)]
+    homes = [place.module] if isinstance(call.func, ast.Name) else modules()
+    nodes = [(home, n) for home in homes for n in ast.walk(home.tree) if isinstance(n, Function) and n.name == name]
+    if len(nodes) != 1 or not _returns_text(nodes[0][1]):
+        return [_placeholder(call)]
+    home, node = nodes[0]
+    there = Place(home, node, {k: (v, place) for k, v in _arguments(node, call).items()})
+    found = [n.value for n in ast.walk(node) if isinstance(n, ast.Return) and n.value is not None]
+    return _unique(text for value in found for text in texts(value, there, depth + 1))
 
 
 def _returns_text(function: Function) -> bool:
