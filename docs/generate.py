@@ -13,7 +13,7 @@ HERE = Path(__file__).resolve().parent
 if str(HERE) not in sys.path:
     sys.path.insert(0, str(HERE))
 
-from generator import commands, contract, settings  # noqa: E402 -- needs the path above
+from generator import commands, contract, errorpage, settings  # noqa: E402 -- needs the path above
 
 PAGES: dict[str, Callable[[], str]] = {
     "hooks": contract.hooks,
@@ -23,7 +23,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "commands": commands.page,
     "config": settings.config,
     "python": contract.python,
-    "errors": settings.error_classes,
+    "errors": errorpage.page,
     "builtins": settings.builtins,
 }
 

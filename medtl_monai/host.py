@@ -207,7 +207,8 @@ class Host:
             return Loaded(record=dataclasses.replace(record, state="blocked", reason=reason))
         if any(other.record.name == record.name for other in loaded):
             reason = "its entry point has the name of one that is already loaded"
-            return Loaded(record=dataclasses.replace(record, state="broken", reason=reason), error=PluginError(reason))
+            error = PluginError(reason, mend="Rename it, or uninstall one of the two packages")
+            return Loaded(record=dataclasses.replace(record, state="broken", reason=reason), error=error)
         return load_plugin(record, point.load, taken=_taken(record, loaded))
 
     def _load_file(self, path: Path) -> None:
@@ -222,7 +223,8 @@ class Host:
         if loaded.record.state != "active":
             sys.modules.pop(record.module, None)
             mend = "Mend the file, or leave out --plugin; --debug shows where it failed"
-            raise PluginError(loaded.record.reason, where=str(path), mend=mend) from loaded.error
+            what = f"the plugin file is {loaded.record.state}: {loaded.record.reason}"
+            raise PluginError(what, where=str(path), mend=mend) from loaded.error
         self._loaded.append(loaded)
 
 

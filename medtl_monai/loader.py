@@ -110,7 +110,8 @@ def _collect(plugin: object, name: str, warnings: list[str]) -> Specs:
 def _check_contract(plugin: object) -> None:
     needed = getattr(plugin, "CONTRACT", CONTRACT)
     if isinstance(needed, bool) or not isinstance(needed, int) or needed < 1:
-        raise PluginError(f"CONTRACT is {needed!r}, not a positive whole number")
+        what = f"CONTRACT is {needed!r}, not a positive whole number"
+        raise PluginError(what, mend=f"Write CONTRACT = {CONTRACT}")
     if needed > CONTRACT:
         raise LoadingError(
             "incompatible",
@@ -199,7 +200,7 @@ def _check_inert(spec: Spec) -> None:
     digest(spec)
     names = [parameter.name for parameter in spec.parameters]
     if len(set(names)) != len(names):
-        raise SpecError(f"parameter names repeat: {names}")
+        raise SpecError(f"parameter names repeat: {names}", mend="Give each parameter its own name")
 
 
 def _heavy_warning(record: PluginRecord, before: frozenset[str]) -> list[str]:

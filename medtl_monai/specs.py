@@ -27,9 +27,10 @@ Normalise = Literal["zscore", "zscore-nonzero", "minmax", "fixed", "none"]
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
 _REFERENCE = re.compile(r"([A-Za-z_]\w*(\.[A-Za-z_]\w*)*)?:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
+_PARAMS = "Use all, norm, bias, adapter or none"
 
 
-def _check(ok: bool, what: str, where: str, mend: str = "") -> None:
+def _check(ok: bool, what: str, where: str, mend: str) -> None:
     if not ok:
         raise SpecError(what, where=where, mend=mend)
 
@@ -79,7 +80,12 @@ class Parameter:
     help: str = ""
 
     def __post_init__(self) -> None:
-        _check(self.name.isidentifier(), f"{self.name!r} is not an identifier", "Parameter.name")
+        _check(
+            self.name.isidentifier(),
+            f"{self.name!r} is not an identifier",
+            "Parameter.name",
+            "Use letters, digits and '_'",
+        )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -98,8 +104,15 @@ class Stage:
 
     def __post_init__(self) -> None:
         _check_tuples(self)
-        _check(self.channels > 0, f"channels is {self.channels}", f"stage {self.name}")
-        _check(all(s >= 1 for s in self.stride), f"stride is {self.stride}", f"stage {self.name}")
+        _check(
+            self.channels > 0, f"channels is {self.channels}", f"stage {self.name}", "Give the number its output has"
+        )
+        _check(
+            all(s >= 1 for s in self.stride),
+            f"stride is {self.stride}",
+            f"stage {self.name}",
+            "Use whole numbers from 1",
+        )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -125,14 +138,22 @@ class Intensity:
 
     def __post_init__(self) -> None:
         _check_tuples(self)
-        _check(not (self.clip and self.clip_percentiles), "clip and clip_percentiles are both set", "Intensity")
+        _check(
+            not (self.clip and self.clip_percentiles), "clip and clip_percentiles are both set", "Intensity", "Keep one"
+        )
         for pair in (self.clip, self.clip_percentiles):
-            _check(pair is None or pair[0] < pair[1], f"clip {pair} is not (low, high)", "Intensity")
+            _check(
+                pair is None or pair[0] < pair[1],
+                f"clip {pair} is not (low, high)",
+                "Intensity",
+                "Give the lower first",
+            )
         if self.normalise == "fixed":
             _check(
                 bool(self.mean) and len(self.mean) == len(self.std) and all(s > 0 for s in self.std),
                 "normalise='fixed' needs mean and a positive std, one per channel",
                 "Intensity",
+                "Give both, or choose another way to normalise",
             )
 
 
@@ -167,13 +188,14 @@ class InputSpec:
     def __post_init__(self) -> None:
         _check_tuples(self)
         _check(self.spatial_dims in (2, 3), f"spatial_dims is {self.spatial_dims}", "InputSpec", "Use 2 or 3")
-        _check(bool(self.channels), "channels is empty", "InputSpec")
+        _check(bool(self.channels), "channels is empty", "InputSpec", "Name one or more, such as (1,)")
         for field in ("spacing_mm", "size", "divisible_by", "min_size"):
             value = getattr(self, field)
             _check(
                 not value or (len(value) == self.spatial_dims and all(v > 0 for v in value)),
                 f"{field} {value} does not have {self.spatial_dims} positive entries",
                 f"InputSpec.{field}",
+                "Give one number above 0 for each axis",
             )
         if self.orientation is not None:
             codes = self.orientation
@@ -213,11 +235,11 @@ class WeightsSpec:
         _check_tuples(self)
         where = f"weights {self.id}"
         _check_name(self.id, "WeightsSpec")
-        _check(bool(self.uris), "uris is empty", where)
-        _check(_SHA256.fullmatch(self.sha256) is not None, "sha256 is not 64 hex digits", where)
-        _check(self.bytes > 0, f"bytes is {self.bytes}", where)
+        _check(bool(self.uris), "uris is empty", where, "Say where the file is")
+        _check(_SHA256.fullmatch(self.sha256) is not None, "sha256 is not 64 hex digits", where, "Run sha256sum FILE")
+        _check(self.bytes > 0, f"bytes is {self.bytes}", where, "Give the size of the file")
         _check(bool(self.license), "license is empty", where, "Give the SPDX id of the weights' licence")
-        _check(0 < self.min_coverage <= 1, f"min_coverage is {self.min_coverage}", where)
+        _check(0 < self.min_coverage <= 1, f"min_coverage is {self.min_coverage}", where, "Give a share such as 1.0")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -252,18 +274,19 @@ class BackboneSpec:
         where = f"backbone {self.name}"
         _check_reference(self.build, f"{where}.build")
         _check(bool(self.license), "license is empty", where, "Give an SPDX id such as 'Apache-2.0'")
-        _check(isinstance(self.input, InputSpec), "input is not an InputSpec", where)
-        _check(bool(self.stages), "stages is empty", where)
+        _check(isinstance(self.input, InputSpec), "input is not an InputSpec", where, "Make one with InputSpec(…)")
+        _check(bool(self.stages), "stages is empty", where, "Describe one or more with Stage(…)")
         names = [stage.name for stage in self.stages]
-        _check(len(set(names)) == len(names), f"stage names repeat: {names}", where)
+        _check(len(set(names)) == len(names), f"stage names repeat: {names}", where, "Give each stage its own name")
         for stage in self.stages:
             _check(
                 len(stage.stride) == self.input.spatial_dims,
                 f"stage {stage.name} has {len(stage.stride)} strides for {self.input.spatial_dims} spatial dims",
                 where,
+                "Give one stride for each axis",
             )
         ids = [w.id for w in self.weights]
-        _check(len(set(ids)) == len(ids), f"weights ids repeat: {ids}", where)
+        _check(len(set(ids)) == len(ids), f"weights ids repeat: {ids}", where, "Give each its own id")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -306,8 +329,13 @@ class HeadSpec:
             "Use class, classes, number or mask",
         )
         _check(bool(self.license), "license is empty", where, "Give an SPDX id such as 'Apache-2.0'")
-        _check(set(self.spatial_dims) <= {2, 3} and bool(self.spatial_dims), "spatial_dims is not 2, 3 or both", where)
-        _check(self.min_stages >= 1, f"min_stages is {self.min_stages}", where)
+        _check(
+            set(self.spatial_dims) <= {2, 3} and bool(self.spatial_dims),
+            "spatial_dims is not 2, 3 or both",
+            where,
+            "Use (2,), (3,) or (2, 3)",
+        )
+        _check(self.min_stages >= 1, f"min_stages is {self.min_stages}", where, "Use 1 or more")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -438,9 +466,9 @@ class Rule:
 
     def __post_init__(self) -> None:
         _check(self.lr > 0 or self.params == "none", f"lr is {self.lr}", "Rule", "Use params='none' to freeze")
-        _check(self.params in ("all", "norm", "bias", "adapter", "none"), f"params is {self.params!r}", "Rule")
-        _check(self.norm in ("live", "eval"), f"norm is {self.norm!r}", "Rule")
-        _check(self.anchor >= 0, f"anchor is {self.anchor}", "Rule")
+        _check(self.params in ("all", "norm", "bias", "adapter", "none"), f"params is {self.params!r}", "Rule", _PARAMS)
+        _check(self.norm in ("live", "eval"), f"norm is {self.norm!r}", "Rule", "Use live or eval")
+        _check(self.anchor >= 0, f"anchor is {self.anchor}", "Rule", "Use 0 or more")
 
     @property
     def frozen(self) -> bool:

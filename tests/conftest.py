@@ -7,6 +7,13 @@ def own_user_folder(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CONFIG_HOME", str(tmp_path_factory.mktemp("config")))
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
-        for name in ("MEDTL_ID_KEY", "MEDTL_PLUGINS", "MEDTL_BLOCK", "MEDTL_STRICT"):
+        for name in (
+            "MEDTL_ID_KEY",
+            "MEDTL_ID_KEY_FILE",
+            "MEDTL_REDACT_PATHS",
+            "MEDTL_PLUGINS",
+            "MEDTL_BLOCK",
+            "MEDTL_STRICT",
+        ):
             patch.delenv(name, raising=False)
         yield

@@ -1,4 +1,4 @@
-"""Configuration keys, errors, and what is built in."""
+"""Configuration keys, and what is built in."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
-from generator.markdown import code, fenced, prose, split_docstring, table
-from medtl_monai import errors
+from generator.markdown import code, fenced, prose, table
 from medtl_monai.config import FLAGS, RunConfig, dump
 from medtl_monai.host import Host
 from medtl_monai.specs import BackboneSpec, HeadSpec
@@ -57,15 +56,6 @@ def _type(field: Any) -> str:
     for name, sign in signs.items():
         bounds = bounds.replace(name, sign)
     return f"{shown} {bounds.replace(')', '')}".strip()
-
-
-def error_classes() -> str:
-    """Return the page of errors."""
-    found = [value for value in vars(errors).values() if isinstance(value, type) and issubclass(value, Exception)]
-    rows = [(code(e.__name__), prose(split_docstring(e)[0])) for e in found if e is not errors.MedtlError]
-    text, parts = split_docstring(errors.MedtlError)
-    del parts
-    return f"## MedtlError\n\n{prose(text)}\n\n{table(('error', 'meaning'), rows)}"
 
 
 def builtins() -> str:

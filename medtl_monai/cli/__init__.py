@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from medtl_monai.errors import MedtlError
 from medtl_monai.isolation import describe
@@ -15,6 +16,7 @@ COMMANDS: dict[str, str] = {
     "evaluate": "Measure a run on cases it has not learnt from.",
     "predict": "Apply a run to new studies.",
     "runs": "List the runs below a folder.",
+    "key": "Show, export or import the key of case ids, which a team shares.",
     "config": "Print the resolved configuration, or its schema.",
     "demo": "Source task, transfer, and training from scratch, side by side.",
     "plugins": "List the plugins: what they offer, and why one does not work.",
@@ -35,18 +37,26 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: The arguments after ``medtl``; default ``sys.argv[1:]``.
     """
     from medtl_monai.cli.application import application
+    from medtl_monai.cli.output import print_note
+    from medtl_monai.cli.terminal import session
+    from medtl_monai.notices import listening
 
     arguments = list(sys.argv[1:] if argv is None else argv) or ["--help"]
+    with session(), listening(print_note):
+        return _run(application(), arguments)
+
+
+def _run(command: Any, arguments: Sequence[str]) -> int:
     state = {"debug": False}
     try:
-        result = application().main(args=arguments, prog_name="medtl", standalone_mode=False, obj=state)
+        result = command.main(args=list(arguments), prog_name="medtl", standalone_mode=False, obj=state)
         sys.stdout.flush()
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
         return _closed_pipe()
     except Exception as error:
-        return _report(error, debug=state["debug"])
+        return _report(error, arguments, debug=state["debug"])
     return result if isinstance(result, int) else 0
 
 
@@ -56,8 +66,9 @@ def _closed_pipe() -> int:
     return 1
 
 
-def _report(error: Exception, *, debug: bool) -> int:
+def _report(error: Exception, arguments: Sequence[str], *, debug: bool) -> int:
     from medtl_monai.cli.output import print_error
+    from medtl_monai.cli.terminal import hide_words
 
     if debug:
         import traceback
@@ -69,6 +80,8 @@ def _report(error: Exception, *, debug: bool) -> int:
         print_error(f"{error}{notes}")
         return 2
     if callable(format_message := getattr(error, "format_message", None)):
+        # A path with a blank that was not quoted is complained about word by word.
+        hide_words(word for word in arguments if not word.startswith("-") and word not in COMMANDS)
         context = getattr(error, "ctx", None)
         path = context.command_path if context is not None else "medtl"
         text = str(format_message()).rstrip(".")

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from medtl_monai.cli.options import DebugOption, JsonOption, PluginOption, load_host
+from medtl_monai.cli.options import DebugOption, JsonOption, PluginOption, RedactOption, load_host
 from medtl_monai.cli.output import print_json
 from medtl_monai.cli.settings import ConfigArgument, SetOption, build_config
 
@@ -20,6 +20,7 @@ def config(
         bool, typer.Option("--schema/--show", help="The JSON schema of configurations, or the resolved configuration.")
     ] = False,
     sets: SetOption = None,
+    redact_paths: RedactOption = False,
     plugin: PluginOption = None,
     json: JsonOption = False,
     debug: DebugOption = False,

@@ -14,8 +14,9 @@ from typing import Annotated, Any
 import typer
 
 import medtl_monai
-from medtl_monai.cli.options import DebugOption, JsonOption, PluginOption, load_host
+from medtl_monai.cli.options import DebugOption, JsonOption, PluginOption, RedactOption, load_host
 from medtl_monai.cli.output import print_json, print_table
+from medtl_monai.cli.terminal import hide
 from medtl_monai.errors import DataError
 
 app = typer.Typer(add_completion=False)
@@ -30,6 +31,7 @@ _METRICS = ("balanced_accuracy", "roc_auc")
 def demo(
     out: Annotated[Path, typer.Option(help="Where the three runs go.")] = Path("runs/demo"),
     data: Annotated[Path | None, typer.Option(help="The sample studies. Default: those of the repository.")] = None,
+    redact_paths: RedactOption = False,
     plugin: PluginOption = None,
     json: JsonOption = False,
     debug: DebugOption = False,
@@ -37,6 +39,7 @@ def demo(
     """Run the main job on the sample studies: source task, transfer, and the same target from scratch."""
     load_host(plugin)
     samples = data or _samples()
+    hide(samples)
     started = time.perf_counter()
     source, target = out / "source", out / "target-transfer"
     small = out / "target-scratch"

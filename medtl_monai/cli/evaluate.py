@@ -8,9 +8,10 @@ from typing import Annotated, Literal
 
 import typer
 
-from medtl_monai.cli.options import DebugOption, JsonOption, PluginOption
+from medtl_monai.cli.options import DebugOption, JsonOption, PluginOption, RedactOption
 from medtl_monai.cli.output import print_json, print_table
 from medtl_monai.cli.settings import host_for
+from medtl_monai.cli.terminal import hide, hide_paths
 
 app = typer.Typer(add_completion=False)
 
@@ -22,6 +23,7 @@ def evaluate(
     studies: Annotated[Path | None, typer.Option(help="Where the studies are now, if they moved.")] = None,
     labels: Annotated[Path | None, typer.Option(help="Where the labels are now, if they moved.")] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps or auto.")] = "auto",
+    redact_paths: RedactOption = False,
     plugin: PluginOption = None,
     json: JsonOption = False,
     debug: DebugOption = False,
@@ -34,7 +36,9 @@ def evaluate(
     from medtl_monai.training.places import locate
     from medtl_monai.training.trained import TrainedRun
 
+    hide(studies, labels)
     config = locate(RunFolder.open(run), studies=studies, labels=labels)
+    hide_paths(config.data.model_dump())
     host = host_for(config, plugin)
     with closing_bars(RichReporter()) as reporter:
         result = evaluate_run(TrainedRun(run, host, device=device), reporter, part=part, config=config)

@@ -7,6 +7,8 @@ import sys
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from medtl_monai.cli.terminal import output, shown
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -16,7 +18,7 @@ _PIPE_WIDTH = 200
 
 def print_json(value: Any) -> None:
     """Print a value as JSON, ASCII only so that no locale can break it."""
-    sys.stdout.write(json.dumps(value, indent=2) + "\n")
+    output().write(json.dumps(shown(value), indent=2) + "\n")
 
 
 def console() -> Console:
@@ -24,7 +26,7 @@ def console() -> Console:
     from rich.console import Console
 
     width = None if sys.stdout.isatty() else _PIPE_WIDTH
-    return Console(width=width, markup=False, highlight=False, emoji=False)
+    return Console(file=output(), width=width, markup=False, highlight=False, emoji=False)
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
@@ -35,7 +37,8 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     for column in columns:
         table.add_column(column, overflow="fold")
     for row in rows:
-        table.add_row(*row)
+        # Before cells are folded: afterwards a name may be spread over two lines.
+        table.add_row(*shown(list(row)))
     console().print(table)
 
 
@@ -48,7 +51,7 @@ def print_fields(fields: Iterable[tuple[str, str]]) -> None:
     table.add_column(overflow="fold")
     for name, value in fields:
         if value:
-            table.add_row(name, value)
+            table.add_row(name, shown(value))
     console().print(table)
 
 

@@ -7,9 +7,10 @@ from typing import Annotated
 
 import typer
 
-from medtl_monai.cli.options import DebugOption, JsonOption, PluginOption
+from medtl_monai.cli.options import DebugOption, JsonOption, PluginOption, RedactOption
 from medtl_monai.cli.output import print_json
 from medtl_monai.cli.settings import merge
+from medtl_monai.cli.terminal import hide
 from medtl_monai.host import Host
 
 app = typer.Typer(add_completion=False)
@@ -24,6 +25,7 @@ def predict(
         Path | None, typer.Option(help="Also write which case id is which study: a file with identifiers.")
     ] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps or auto.")] = "auto",
+    redact_paths: RedactOption = False,
     plugin: PluginOption = None,
     json: JsonOption = False,
     debug: DebugOption = False,
@@ -38,6 +40,7 @@ def predict(
     from medtl_monai.training.places import plugins_of
     from medtl_monai.training.trained import TrainedRun
 
+    hide(studies)
     host = Host.load(merge(plugins_of(RunFolder.open(run)), plugin))
     with closing_bars(RichReporter()) as reporter:
         result = predict_studies(TrainedRun(run, host, device=device), studies, out, reporter, id_map=id_map)

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from medtl_monai.cli.options import DebugOption, JsonOption, PluginOption, load_host
+from medtl_monai.cli.options import DebugOption, JsonOption, PluginOption, RedactOption, load_host
 from medtl_monai.cli.output import print_json, print_note, print_table
+from medtl_monai.cli.terminal import hide
 from medtl_monai.config import parse_set
 from medtl_monai.errors import ConfigError, DataError
 
@@ -47,9 +48,7 @@ def scan(
     show_descriptions: Annotated[
         bool, typer.Option("--show-descriptions", help="Show SeriesDescription, which may name people.")
     ] = False,
-    redact_paths: Annotated[
-        bool, typer.Option("--redact-paths", help="Show pseudonyms in place of file and folder names.")
-    ] = False,
+    redact_paths: RedactOption = False,
     remember: Annotated[
         bool,
         typer.Option(
@@ -63,6 +62,7 @@ def scan(
     debug: DebugOption = False,
 ) -> None:
     """Show the studies and series in a tree of DICOM files: what training would read, what not, and why."""
+    hide(folder)
     load_host(plugin)
     _check_free(out)
     from medtl_monai.data.survey import survey

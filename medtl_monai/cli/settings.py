@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from medtl_monai.cli.terminal import hide, hide_paths
 from medtl_monai.config import FLAGS, RunConfig, load_config, parse_set
 from medtl_monai.host import Host
 
@@ -19,13 +20,16 @@ SetOption = Annotated[
 
 
 def build_config(file: Path | None, flags: dict[str, Any], sets: Sequence[str] | None) -> RunConfig:
-    """Lay flags, then ``--set`` items, over the file.
+    """Lay flags, then ``--set`` items, over the file; names below its data roots are hidden if names are to be.
 
     Raises:
         ConfigError: If a key is unknown or a value does not fit.
     """
+    hide(flags.get("studies"), flags.get("labels"))
     overrides = {FLAGS[name]: value for name, value in flags.items() if value is not None}
-    return load_config(file, {**overrides, **parse_set(list(sets or []))})
+    config = load_config(file, {**overrides, **parse_set(list(sets or []))})
+    hide_paths(config.data.model_dump())
+    return config
 
 
 def host_for(config: RunConfig, plugin: Sequence[Path] | None) -> Host:

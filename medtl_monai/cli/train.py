@@ -10,9 +10,10 @@ from typing import Annotated, Any
 
 import typer
 
-from medtl_monai.cli.options import DebugOption, JsonOption, PluginOption
+from medtl_monai.cli.options import DebugOption, JsonOption, PluginOption, RedactOption
 from medtl_monai.cli.output import print_json, print_note
 from medtl_monai.cli.settings import ConfigArgument, SetOption, build_config, host_for, merge
+from medtl_monai.cli.terminal import hide, hide_paths
 from medtl_monai.errors import ConfigError
 
 app = typer.Typer(add_completion=False)
@@ -45,6 +46,7 @@ def train(
     sets: SetOption = None,
     resume: Annotated[Path | None, typer.Option(metavar="RUN", help="Go on with an interrupted run.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be done; train nothing.")] = False,
+    redact_paths: RedactOption = False,
     plugin: PluginOption = None,
     json: JsonOption = False,
     debug: DebugOption = False,
@@ -94,7 +96,9 @@ def _resume(
         names = ", ".join([f"--{name.replace('_', '-')}" for name in changed] + (["--set"] if sets else []))
         mend = "Resume it as it was started, or start a new run"
         raise ConfigError(f"{names} would change the run", where="--resume", mend=mend)
+    hide(flags["studies"], flags["labels"])
     settings = locate(RunFolder.open(path), studies=flags["studies"], labels=flags["labels"])
+    hide_paths(settings.data.model_dump())
     with _resumable(path), closing_bars(RichReporter()) as reporter:
         resume_run(path, host_for(settings, plugin), reporter, config=settings)
     _report(path, json=json)

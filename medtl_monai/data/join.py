@@ -195,7 +195,7 @@ def _unmatched(
     if rows:
         raise table.bad_rows(f"no study has this {key}", rows, f"{_why(table, key, rows, studies)}. {mend}")
     if extra:
-        folders = listing("folder", [study.series[0].files[0].rpartition("/")[0] or "." for study in extra])
+        folders = listing("folder", [(study.series[0].files[0].rpartition("/")[0] or ".") + "/" for study in extra])
         what = f"{len(extra)} of {len(studies)} studies have no row ({folders})"
         raise DataError(what, where=table.path.name, mend=mend)
     return ()

@@ -16,11 +16,13 @@ import numpy as np
 from medtl_monai.config import SplitConfig
 from medtl_monai.data.assignment import Features, assign
 from medtl_monai.data.cases import PARTS, Case, CaseTable, Part
+from medtl_monai.data.identity import check_key, fingerprint, load_key
 from medtl_monai.data.table import listing, read_table
 from medtl_monai.errors import ConfigError, DataError
 from medtl_monai.files import write_text
 
 _COLUMNS = ("case_id", "group", "split")
+_KEY_COLUMN = "id_key"
 _MOST_QUANTILES = 5
 _SHOWN = 5
 
@@ -46,16 +48,17 @@ class Splits:
         return tuple(case_id for case_id, own in self.parts.items() if own == part)
 
     def write(self, path: Path) -> None:
-        """Write ``case_id, group, split`` as CSV, atomically: pseudonyms only.
+        """Write ``case_id, group, split, id_key`` as CSV, atomically: pseudonyms, and the fingerprint of their key.
 
         Raises:
             StorageError: If the file cannot be written; an older one is then unchanged.
         """
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(_COLUMNS)
-        writer.writerows((case_id, self.groups[case_id], part) for case_id, part in self.parts.items())
-        writer.writerows((case_id, *rest) for case_id, rest in self.absent.items())
+        writer.writerow((*_COLUMNS, _KEY_COLUMN))
+        mark = fingerprint(load_key())
+        writer.writerows((case_id, self.groups[case_id], part, mark) for case_id, part in self.parts.items())
+        writer.writerows((case_id, *rest, mark) for case_id, rest in self.absent.items())
         write_text(path, text.getvalue())
 
     @classmethod
@@ -64,8 +67,11 @@ class Splits:
 
         Raises:
             DataError: If it is no such file, repeats a case, or has a group in two parts.
+            ConfigError: If its case ids were made with another key.
         """
         table = read_table(path)
+        for mark in {row[_KEY_COLUMN] for row in table.rows} if _KEY_COLUMN in table.columns else ():
+            check_key(mark, where=path.name)
         for column in _COLUMNS:
             table.require(column, "splits.file")
         table.refuse(lambda row: row["split"] not in PARTS, "split is not train, val or test", "Correct these rows")

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 from medtl_monai.data.identity import load_key, pseudonym
 from medtl_monai.data.join import choose_series
+from medtl_monai.data.redaction import Redactor
 from medtl_monai.data.scanning import scan_studies
 from medtl_monai.dicom import Reference, Series, Study, StudyIndex
 from medtl_monai.dicom.select import Rules, orientation_name
@@ -17,7 +17,6 @@ from medtl_monai.dicom.volume import refusal
 from medtl_monai.errors import MedtlError
 
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
-_SHORTEST_NUMBER = 5
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -31,7 +30,7 @@ class SeriesLine:
         plane: axial, coronal, sagittal, or empty.
         part: What tells it from others of its series.
         files: Number of files.
-        folder: Where they are, below the root.
+        folder: Where they are, below the root; the file itself for one of several two-dimensional images.
         verdict: ``"kept"``, ``"refused"``, ``"left out"``, or ``"one of several"``.
         reason: Why it is not kept.
         description: SeriesDescription: free text that may name people.
@@ -123,10 +122,10 @@ def survey(
     """
     key = load_key()
     with scan_studies(path, workers=workers, skip=skip, remember=remember) as found:
-        return _survey(found, key, rules or Rules(), _Redactor(key, found.damaged if redact_paths else None))
+        return _survey(found, key, rules or Rules(), Redactor([path] if redact_paths else (), key=key))
 
 
-def _survey(index: StudyIndex, key: bytes, rules: Rules, redactor: _Redactor) -> Survey:
+def _survey(index: StudyIndex, key: bytes, rules: Rules, redactor: Redactor) -> Survey:
     rest = (key, rules, redactor)
     contours: dict[tuple[str, str, str], list[Reference]] = defaultdict(list)
     for reference in index.structure_sets:
@@ -141,7 +140,7 @@ def _survey(index: StudyIndex, key: bytes, rules: Rules, redactor: _Redactor) ->
         structure_sets=len(index.structure_sets),
         skipped=index.skipped,
         damaged=tuple(
-            (redactor.text(name), redactor.text(printable(_said(error, name)))) for name, error in index.damaged.items()
+            (redactor.path(name), redactor.text(printable(_said(error, name)))) for name, error in index.damaged.items()
         ),
         unpacked=index.temporary is not None,
     )
@@ -194,7 +193,7 @@ def _inert(text: str) -> str:
 
 
 def _study(
-    study: Study, structure_sets: Sequence[Reference], key: bytes, rules: Rules, redactor: _Redactor
+    study: Study, structure_sets: Sequence[Reference], key: bytes, rules: Rules, redactor: Redactor
 ) -> StudyLine:
     choice = choose_series(study, rules)
     lines = []
@@ -213,24 +212,30 @@ def _study(
         series=tuple(lines),
         segmentations=len(study.segmentations),
         structure_sets=len(structure_sets),
-        masks=tuple(printable(redactor.folder(mask)) for mask in masks),
+        masks=tuple(printable(redactor.path(mask)) for mask in masks),
         study=study,
     )
 
 
-def _series(item: Series, verdict: str, reason: str, redactor: _Redactor) -> SeriesLine:
+def _series(item: Series, verdict: str, reason: str, redactor: Redactor) -> SeriesLine:
     return SeriesLine(
         modality=printable(item.modality),
         shape=item.shape,
         spacing_mm=item.spacing_mm,
         plane=orientation_name(item) if item.volumetric and item.problem is None else "",
-        part=printable(redactor.text(item.part, item.files)),
+        part=printable(redactor.text(item.part)),
         files=len(item.files),
-        folder=printable(redactor.folder(str(PurePosixPath(item.files[0]).parent))),
+        folder=printable(redactor.path(_place(item))),
         verdict=verdict,
-        reason=printable(redactor.text(reason, item.files)),
-        description=printable(item.description),
+        reason=printable(redactor.text(reason)),
+        description=printable(redactor.text(item.description)),
     )
+
+
+def _place(item: Series) -> str:
+    """The folder of a series; of a two-dimensional image among others the file: its number alone does not tell."""
+    alone = not item.volumetric and "image " in item.part
+    return item.files[0] if alone else str(PurePosixPath(item.files[0]).parent)
 
 
 def printable(text: str) -> str:
@@ -242,39 +247,3 @@ def _said(error: MedtlError, name: str) -> str:
     """The error's text without the file's name in front, which stands beside it."""
     where = error.where.removeprefix(name).lstrip(", ")
     return str(type(error)(error.what, where=where, mend=error.mend))
-
-
-class _Redactor:
-    """Puts pseudonyms in place of the names of files and folders.
-
-    Args:
-        key: Key of the pseudonyms.
-        damaged: Files that any text may name; None leaves all texts as they are.
-    """
-
-    def __init__(self, key: bytes, damaged: Iterable[str] | None) -> None:
-        self._key = key
-        self._active = damaged is not None
-        self._damaged = tuple(damaged or ())
-
-    def text(self, text: str, files: Iterable[str] = ()) -> str:
-        """Return ``text`` without the names of ``files``, of their folders, and of damaged files."""
-        if not self._active or not text:
-            return text
-        names: dict[str, str] = {}
-        for file in (*files, *self._damaged):
-            path = PurePosixPath(file)
-            for place in (path, *path.parents):
-                names.setdefault(str(place), self._name(str(place)))
-            names[path.name] = names[file]
-        # A file called "12" is no identifier, and numbers occur in messages.
-        wanted = [n for n in names if n != "." and not (n.isdigit() and len(n) < _SHORTEST_NUMBER)]
-        pattern = "|".join(rf"(?<![\w.]){re.escape(n)}(?!\w)" for n in sorted(wanted, key=len, reverse=True))
-        return re.sub(pattern, lambda match: names[match.group()], text) if pattern else text
-
-    def folder(self, folder: str) -> str:
-        """Return the name of a folder or file, or its pseudonym."""
-        return self._name(folder) if self._active and folder != "." else folder
-
-    def _name(self, place: str) -> str:
-        return f"file-{pseudonym(self._key, 'path', place)}"

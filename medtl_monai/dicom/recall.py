@@ -16,6 +16,7 @@ from medtl_monai.dicom.header import ObjectHeader
 from medtl_monai.dicom.parse import Damaged, Skipped
 from medtl_monai.dicom.series import Series, StudyIndex
 from medtl_monai.dicom.store import Store
+from medtl_monai.notices import tell
 
 
 def recall(store: Store) -> StudyIndex:
@@ -91,7 +92,10 @@ def _series(store: Store, base: sqlite3.Connection) -> list[tuple[bytes, Series]
     """Return all series in the order of their first files, parts in their own."""
     found = []
     for key, part, version, count, summary in base.execute("SELECT key, part, version, count, summary FROM series"):
-        path, record = store.open(summary)
+        path, told, record = store.open(summary)
+        # Whoever looks at the tree should know each time, not only when its files were read.
+        for text in told:
+            tell(text)
         series, first = records.unpack_series(record, store.root)
         slices = Deferred(count, partial(store.slices, key, part, version), first)
         found.append(((path, key, part), dataclasses.replace(series, slices=slices)))

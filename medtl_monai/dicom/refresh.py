@@ -25,6 +25,7 @@ from medtl_monai.dicom.seal import Seal
 from medtl_monai.dicom.split import split_series
 from medtl_monai.dicom.store import GROUPS_OF_SERIES, Group, Store, series_headers
 from medtl_monai.dicom.tree import File, Folder, walk_tree
+from medtl_monai.notices import listening
 
 FRESH_NS = 2_000_000_000
 """A file changed so shortly before it was read may have changed again within its time stamp's precision."""
@@ -282,9 +283,12 @@ def _parts(root: Path, seal: Seal, groups: list[Any]) -> list[Part]:
     version = hashlib.blake2b("\n".join(known).encode(), digest_size=16).digest()
     numbers = {header.path: number for number, header in enumerate(headers)}
     parts = []
-    for number, series in enumerate(split_series(root, headers)):
+    told: list[str] = []
+    with listening(told.append):
+        candidates = split_series(root, headers)
+    for number, series in enumerate(candidates):
         layout = [(numbers[item.header.path], item.frame) for item in series.slices]
-        summary = seal.close([headers[0].path, records.pack_series(series)])
+        summary = seal.close([headers[0].path, [] if number else told, records.pack_series(series)])
         parts.append((number, version, len(layout), summary, seal.close(layout)))
     return parts
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import logging
 from collections.abc import Sequence
 
 import numpy as np
@@ -13,8 +12,7 @@ from medtl_monai.dicom.select import Rules, choose
 from medtl_monai.dicom.series import Series
 from medtl_monai.dicom.stack import POSITION_TOLERANCE, SPACING_TOLERANCE, Stack
 from medtl_monai.errors import DicomError
-
-_log = logging.getLogger(__name__)
+from medtl_monai.notices import tell
 
 
 def split_at_gaps(series: Series, rules: Rules) -> list[Series]:
@@ -117,7 +115,7 @@ def _run(series: Series, built: Stack, bounds: Sequence[tuple[int, int]], number
     if alone:
         notes.append(f"{len(alone)} slice(s) between gaps left out")
     if alone and number == 0:
-        _log.warning("%s between gaps left out", ", ".join(stack.name_of(item) for item in alone))
+        tell(f"{', '.join(stack.name_of(item) for item in alone)} between gaps left out")
     label = f"run {number + 1} of {len(bounds)}"
     return dataclasses.replace(
         series,

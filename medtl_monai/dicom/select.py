@@ -80,7 +80,8 @@ class Rules:
         try:
             re.compile(self.description)
         except re.error as error:
-            raise ConfigError(f"not a regular expression ({error})", where="select.description") from error
+            mend = "Escape what is meant literally, such as \\( for a bracket"
+            raise ConfigError(f"not a regular expression ({error})", where="select.description", mend=mend) from error
 
     def rejection(self, series: Series) -> str:
         """Return why a series does not fit, or an empty string."""
@@ -175,7 +176,7 @@ def choose_parts(series: Sequence[Series], rules: Rules, where: str) -> list[Ser
 def _left(series: Sequence[Series], rules: Rules, where: str) -> tuple[list[Series], list[str]]:
     left, out = narrow(series, rules)
     for item, reason in out:
-        _log.info("%s (%s) left out: %s", item.files[0], item.summary(), reason)
+        _log.info("%s left out: %s", item.summary(), reason)
     if not left:
         reasons = "; ".join(f"{item.summary()}: {reason}" for item, reason in out[:8])
         raise DicomError(f"no series fits ({reasons})", where=where, mend="Change the selection rules")

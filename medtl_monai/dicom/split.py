@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import logging
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -14,8 +13,8 @@ from medtl_monai.dicom import sop, stack
 from medtl_monai.dicom.header import SPLITTERS, Header
 from medtl_monai.dicom.series import Series, Slice
 from medtl_monai.errors import DicomError
+from medtl_monai.notices import tell
 
-_log = logging.getLogger(__name__)
 _PROJECTIONS = frozenset({"PROJECTION IMAGE", "MPR", "MIP", "MIN_IP", "MINIP", "VOLREN", "MAX_IP"})
 
 _CROSSING = np.cos(np.deg2rad(15.0))
@@ -54,9 +53,9 @@ def _parts(root: Path, headers: Sequence[Header]) -> list[_Part]:
     headers, notes = _unique(root, headers)
     parts = []
     volumetric = [header for header in headers if _is_volumetric(header)]
-    for header in headers:
+    for number, header in enumerate(headers, 1):
         if not _is_volumetric(header):
-            parts.append(_planar(header, len(headers), notes))
+            parts.append(_planar(header, number, len(headers), notes))
     for group in _by_kind(volumetric):
         parts.extend(_volumes(_slices(group), notes))
     return parts
@@ -98,7 +97,7 @@ def _unique(root: Path, headers: Sequence[Header]) -> tuple[list[Header], tuple[
                 mend="Remove the wrong one of the two files",
             )
         dropped += 1
-        _log.warning("%s repeats %s and is left out", header.path, earlier.path)
+        tell(f"{header.path} repeats {earlier.path} and is left out")
     notes = (f"{dropped} duplicate file(s) left out",) if dropped else ()
     return list(first.values()), notes
 
@@ -126,11 +125,12 @@ def _pixel_bytes(root: Path, header: Header) -> bytes:
 # Two-dimensional images
 
 
-def _planar(header: Header, siblings: int, notes: tuple[str, ...]) -> _Part:
+def _planar(header: Header, number: int, siblings: int, notes: tuple[str, ...]) -> _Part:
     words = [header.view, header.laterality]
     label = " ".join(word for word in words if word)
     if siblings > 1:
-        label = f"{label} image {header.path}".strip()
+        # Not the file's name: a part's label is noted in run folders. With zeros, "image 01" is not in "image 10".
+        label = f"{label} image {number:0{len(str(siblings))}d}".strip()
     return _Part((Slice(header),), label, notes, _planar_problem(header))
 
 
@@ -201,7 +201,7 @@ def _without_localizers(groups: list[tuple[Slice, ...]]) -> tuple[list[tuple[Sli
     lost = [item for group in groups for item in group if id(item) not in kept]
     for item in lost:
         _refuse_nearly_parallel(item, large)
-        _log.warning("%s is a localizer or lies across the other slices and is left out", stack.name_of(item))
+        tell(f"{stack.name_of(item)} is a localizer or lies across the other slices and is left out")
     return large, (f"{len(lost)} localizer or crossing slice(s) left out",) if lost else ()
 
 

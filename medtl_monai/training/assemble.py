@@ -11,6 +11,7 @@ import torch
 
 from medtl_monai.config import RunConfig
 from medtl_monai.data.cases import CaseTable, load_cases
+from medtl_monai.data.identity import check_key
 from medtl_monai.data.image_info import ImageInfo, image_info
 from medtl_monai.data.kinds import infer_kind
 from medtl_monai.data.preprocessing import Preprocessing, plan_preprocessing
@@ -164,6 +165,7 @@ def reassemble(folder: RunFolder, config: RunConfig, host: Host) -> Assembly:
         stages=record.context.stages,
         input=_backbone_spec(backbone).input,
     )
+    check_key(folder.record.get("id_key"), where=folder.name)
     table = load_cases(config.data, parts.head_spec.target)
     splits = Splits.read(folder.splits_file)
     _check_same_cases(folder, splits, table)
@@ -242,7 +244,8 @@ def _as_built(backbone: Choice) -> tuple[tuple[Stage, ...], InputSpec]:
 def _built(backbone: Choice, *, in_channels: int) -> Backbone:
     built = backbone.build(in_channels=in_channels)
     if not isinstance(built, Backbone):
-        raise PluginError(f"its build returned {type(built).__name__}, not a Backbone", where=backbone.qualified)
+        what = f"its build returned {type(built).__name__}, not a Backbone"
+        raise PluginError(what, where=backbone.qualified, mend="Ask its author, or choose another backbone")
     return built
 
 
@@ -319,7 +322,8 @@ def build_model(record: ModelRecord, backbone: Choice, head: Choice, *, seed: in
     torch.manual_seed(seed + 1)
     task = head.build(record.context)
     if not isinstance(task, Head):
-        raise PluginError(f"its build returned {type(task).__name__}, not a Head", where=head.qualified)
+        what = f"its build returned {type(task).__name__}, not a Head"
+        raise PluginError(what, where=head.qualified, mend="Ask its author, or choose another head")
     return TransferModel(trunk, task)
 
 

@@ -18,6 +18,7 @@ import torch
 from medtl_monai import __version__
 from medtl_monai.config import RunConfig
 from medtl_monai.data.cases import PARTS
+from medtl_monai.data.identity import fingerprint, load_key
 from medtl_monai.data.loader import EpochSampler
 from medtl_monai.errors import ConfigError, MedtlError
 from medtl_monai.files import write_json, write_text
@@ -134,6 +135,7 @@ def write_start(folder: RunFolder, assembly: Assembly) -> None:
         id=run_id,
         inputs=used(assembly.config),
         medtl=__version__,
+        id_key=fingerprint(load_key()),
         status="started",
         task=assembly.parts.head_spec.task,
         policy=assembly.schedule.policy,

@@ -4,7 +4,7 @@ import stat
 
 import pytest
 
-from medtl_monai.data.identity import key_path, load_key, pseudonym
+from medtl_monai.data.identity import check_key, fingerprint, key_path, key_source, load_key, pseudonym, read_key
 from medtl_monai.errors import ConfigError, StorageError
 
 
@@ -54,3 +54,68 @@ def test_a_key_file_that_cannot_be_made_says_how_to_mend_it(monkeypatch, tmp_pat
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
     with pytest.raises(StorageError, match="MEDTL_ID_KEY"):
         load_key()
+
+
+def key_file(path, key="k" * 32, mode=0o600):
+    path.write_text(key + "\n")
+    path.chmod(mode)
+    return path
+
+
+def test_a_team_names_a_file_and_the_text_comes_before_it(monkeypatch, tmp_path):
+    monkeypatch.delenv("MEDTL_ID_KEY")
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    monkeypatch.setenv("MEDTL_ID_KEY_FILE", str(key_file(tmp_path / "team.key")))
+    assert load_key() == b"k" * 32
+    assert key_source() == tmp_path / "team.key"
+    assert not key_path().exists()
+    monkeypatch.setenv("MEDTL_ID_KEY", "x" * 16)
+    assert load_key() == b"x" * 16
+    assert key_source() == "MEDTL_ID_KEY"
+
+
+def test_a_team_file_that_is_not_there(monkeypatch, tmp_path):
+    monkeypatch.delenv("MEDTL_ID_KEY")
+    monkeypatch.setenv("MEDTL_ID_KEY_FILE", str(tmp_path / "team.key"))
+    with pytest.raises(ConfigError, match=r"team\.key: .*No such file.*MEDTL_ID_KEY_FILE") as caught:
+        load_key()
+    assert str(tmp_path) not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("mode", "mine", "refused"),
+    [
+        (0o600, True, False),
+        (0o600, False, False),
+        (0o640, False, False),
+        (0o640, True, True),
+        (0o644, False, True),
+        (0o604, True, True),
+        (0o602, False, True),
+    ],
+)
+def test_a_key_that_others_may_read_is_no_secret(mode, mine, refused, tmp_path):
+    path = key_file(tmp_path / "id.key", mode=mode)
+    if not refused:
+        assert read_key(path, mine=mine) == b"k" * 32
+        return
+    with pytest.raises(ConfigError, match=rf"others may read.*mode {mode:04o}.*chmod"):
+        read_key(path, mine=mine)
+
+
+def test_a_fingerprint_tells_keys_apart_and_is_not_a_plain_hash():
+    key = b"k" * 32
+    assert fingerprint(key) == fingerprint(b"k" * 32)
+    assert len(fingerprint(key)) == 12
+    assert fingerprint(key) != fingerprint(b"K" * 32)
+    assert not hashlib.sha256(key).hexdigest().startswith(fingerprint(key))
+    assert fingerprint(key) != pseudonym(key, "medtl id key")
+
+
+def test_ids_of_another_key_are_refused_and_those_without_a_mark_are_not(monkeypatch):
+    monkeypatch.setenv("MEDTL_ID_KEY", "x" * 16)
+    check_key(fingerprint(b"x" * 16), where="run")
+    check_key(None, where="run")
+    check_key("", where="run")
+    with pytest.raises(ConfigError, match=r"run: its case ids were made with another id key.*medtl key"):
+        check_key(fingerprint(b"y" * 16), where="run")

@@ -127,7 +127,7 @@ def test_files_hold_pseudonyms_and_come_back(tmp_path):
     splits = make_splits(table, CONFIG)
     splits.write(tmp_path / "out" / "splits.csv")
     text = (tmp_path / "out" / "splits.csv").read_text()
-    assert text.startswith("case_id,group,split\n")
+    assert text.startswith("case_id,group,split,id_key\n")
     assert "DOE" not in text
     assert "nii" not in text
     again = Splits.read(tmp_path / "out" / "splits.csv")
