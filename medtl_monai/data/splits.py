@@ -144,7 +144,7 @@ def _fold(table: CaseTable, config: SplitConfig, test: set[str], number: int) ->
     return splits
 
 
-def check_contents(splits: Splits, contents: Mapping[str, Sequence[str]]) -> None:
+def check_contents(splits: Splits, contents: Mapping[str, tuple[str, ...]]) -> None:
     """Refuse one image in two parts, under whatever names and groups.
 
     Args:
