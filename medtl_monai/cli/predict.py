@@ -19,7 +19,9 @@ app = typer.Typer(add_completion=False)
 @app.command()
 def predict(
     run: Annotated[Path, typer.Argument(help="A run folder.")],
-    studies: Annotated[Path, typer.Argument(help="A tree of DICOM files, or a folder of NIfTI files.")],
+    studies: Annotated[
+        Path, typer.Argument(help="A tree of DICOM files, a folder of NIfTI files, or a CSV table of them.")
+    ],
     out: Annotated[Path, typer.Option(help="Where predictions go.")],
     id_map: Annotated[
         Path | None, typer.Option(help="Also write which case id is which study: a file with identifiers.")
