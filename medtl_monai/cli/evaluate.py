@@ -21,6 +21,7 @@ def evaluate(
     part: Annotated[Literal["test", "val", "train"], typer.Option(help="Which cases.")] = "test",
     studies: Annotated[Path | None, typer.Option(help="Where the studies are now, if they moved.")] = None,
     labels: Annotated[Path | None, typer.Option(help="Where the labels are now, if they moved.")] = None,
+    dataset: Annotated[Path | None, typer.Option(help="Where the data set is now, if it moved.")] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps or auto.")] = "auto",
     plugin: PluginOption = None,
     json: JsonOption = False,
@@ -34,7 +35,7 @@ def evaluate(
     from medtl_monai.training.places import locate
     from medtl_monai.training.trained import TrainedRun
 
-    config = locate(RunFolder.open(run), studies=studies, labels=labels)
+    config = locate(RunFolder.open(run), studies=studies, labels=labels, dataset=dataset)
     host = host_for(config, plugin)
     with closing_bars(RichReporter()) as reporter:
         result = evaluate_run(TrainedRun(run, host, device=device), reporter, part=part, config=config)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -17,6 +18,7 @@ from medtl_monai.config import DataConfig, SelectConfig
 from medtl_monai.data.grouping import group_rows, refuse_rare_classes
 from medtl_monai.data.identity import load_key, pseudonym
 from medtl_monai.data.join import MEND_SELECT, Joined, choose_series, join_dicom, join_nifti, select_rules
+from medtl_monai.data.layouts import open_dataset, with_manifest
 from medtl_monai.data.masks import Labels, MaskScheme, read_mask, survey_masks
 from medtl_monai.data.nifti import is_nifti, read_nifti
 from medtl_monai.data.table import Row, Table, read_table
@@ -170,7 +172,8 @@ def load_cases(config: DataConfig, kind: TargetKind, *, classes: Sequence[str] |
     """Join images to labels.
 
     Images come from a DICOM tree (``config.studies``), joined by StudyInstanceUID, AccessionNumber or PatientID; or
-    from NIfTI files that a column of the table names. Every value of the table is read as text.
+    from NIfTI files that a column of the table names. Every value of the table is read as text. A data set in a known
+    layout (``config.dataset``) brings table and images.
 
     Args:
         config: Where things are.
@@ -182,14 +185,16 @@ def load_cases(config: DataConfig, kind: TargetKind, *, classes: Sequence[str] |
         ConfigError: If the configuration names no table, no label column, or does not make sense.
         DataError: If rows and images do not match, or labels are missing, unreadable or too few; rows are listed.
     """
-    if config.labels is None:
-        raise ConfigError("no labels table is named", where="data.labels", mend="Give a CSV file with --labels")
-    if config.studies is None and config.select != SelectConfig():
+    opened = open_dataset(config, kind)
+    config = opened.config if opened else config
+    table = opened.listing.table if opened else _labels_table(config)
+    joined = opened.listing.joined if opened else None
+    if config.studies is None and joined is None and config.select != SelectConfig():
         what = "rules choose among DICOM series, and there is no studies folder"
         raise ConfigError(what, where="data.select", mend="Give DICOM with --studies, or take the rules out")
-    table = read_table(config.labels)
     targets = read_targets(table, config, kind, classes)
-    joined = join_dicom(table, config, config.studies) if config.studies else join_nifti(table, config)
+    if joined is None:
+        joined = join_dicom(table, config, config.studies) if config.studies else join_nifti(table, config)
     rows = [row for row in table.rows if row.number in joined.images and row.number in targets.values]
     if not rows:
         what = "no row has both an image and a label"
@@ -209,12 +214,21 @@ def load_cases(config: DataConfig, kind: TargetKind, *, classes: Sequence[str] |
         classes=names,
         scheme=scheme,
         rules=select_rules(config),
-        notes=(*notes, *made[1]),
+        notes=(*(opened.notes if opened else ()), *notes, *made[1]),
     )
+
+
+def _labels_table(config: DataConfig) -> Table:
+    if config.labels is None:
+        mend = "Give a CSV file with --labels, or a whole data set with --dataset"
+        raise ConfigError("no labels table is named", where="data.labels", mend=mend)
+    return read_table(config.labels)
 
 
 def unlabelled_cases(path: Path | Sequence[Path], rules: Rules | None = None) -> list[Case]:
     """Return the cases of a DICOM tree, of the NIfTI files in a folder, or of the given files, for prediction.
+
+    Of a data set with a known ``dataset.json`` these are its test cases.
 
     A study whose image is not clear becomes a case that raises when it is read, so that the others go on.
 
@@ -238,13 +252,23 @@ def _unlabelled(path: Path, root: Path, key: bytes, rules: Rules) -> list[Case]:
         raise DataError("no such file or folder", where=path.name, mend="Check the path")
     if path.is_file() and is_nifti(path):
         return [_nifti_case(path, root, key)]
-    files = sorted(p for p in path.rglob("*") if p.is_file() and is_nifti(p)) if path.is_dir() else []
+    layout = with_manifest(path) if path.is_dir() else None
+    if layout is not None and layout.tests is not None:
+        # Not all that lies in the folder: label maps are NIfTI files too.
+        tests = layout.tests(path)
+        return [_nifti_case(path / row[tests.columns[0]], root, key) for row in tests.rows]
+    files = sorted(p for p in path.rglob("*") if _is_image(p)) if path.is_dir() else []
     cases = [_study_case(study, key, rules) for study in scan(path).studies if study.series]
     cases += [_nifti_case(file, root, key) for file in files]
     if not cases:
         mend = "Give a folder of DICOM studies or of .nii.gz files"
         raise DataError("neither DICOM images nor NIfTI files found", where=path.name, mend=mend)
     return cases
+
+
+def _is_image(path: Path) -> bool:
+    # macOS writes ._x.nii.gz beside x.nii.gz on other file systems.
+    return is_nifti(path) and not path.name.startswith(".") and path.is_file()
 
 
 def _nifti_case(path: Path, root: Path, key: bytes) -> Case:
@@ -273,11 +297,12 @@ def _make(
     images = {row.number: joined.images[row.number] for row in rows}
     groups, notes = group_rows(table, images, config, key)
     splits = _given_splits(table, rows, config)
+    shared = Counter(image.study_instance_uid for image in images.values() if isinstance(image, Series))
     cases = []
     for row in rows:
         image = images[row.number]
         source = _folder(image) if isinstance(image, Series) else os.path.relpath(image, table.path.parent)
-        name = image.study_instance_uid if isinstance(image, Series) else Path(source).as_posix()
+        name = _study_name(image, shared) if isinstance(image, Series) else Path(source).as_posix()
         cases.append(
             Case(
                 case_id=pseudonym(key, name),
@@ -293,6 +318,14 @@ def _make(
     if len({case.case_id for case in cases}) < len(cases):
         raise DataError("two cases have one pseudonym", where=table.path.name, mend="Use another MEDTL_ID_KEY")
     return cases, notes
+
+
+def _study_name(series: Series, shared: Mapping[str, int]) -> str:
+    """Return what a case id is made from: the study, and where several cases share it (radiographs) the image too."""
+    uid = series.study_instance_uid
+    return (
+        uid if shared[uid] < 2 else "\0".join((uid, series.slices[0].header.instance_uid, str(series.slices[0].frame)))
+    )
 
 
 def _given_splits(table: Table, rows: Sequence[Row], config: DataConfig) -> dict[int, str]:
