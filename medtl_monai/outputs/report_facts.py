@@ -82,7 +82,8 @@ def who(files: RunFiles, part: EvaluatedPart) -> str:
     if data is not None and data.group_by is not None:
         return f"{cases} in {count(part.groups, 'group')} by {data.group_by}"
     alone = files.splits and len({row.get("group") for row in files.splits}) == len(files.splits)
-    if data is not None and data.studies is None and alone:
+    dicom = data is not None and (data.studies is not None or any(files.below("images").get("modalities") or ()))
+    if data is not None and not dicom and alone:
         return f"{cases}, each counted as a patient of its own"
     return f"{cases} of {count(part.groups, 'patient')}"
 

@@ -235,12 +235,12 @@ def _labels_of(pairs: Mapping[str, Any]) -> Labels:
             raise DataError(what, where=NAME, mend="Give each its own")
     ignore = next((value for value, name in single.items() if name.casefold() == "ignore" and value > 0), None)
     values = sorted({*single, *(v for own in regions.values() for v in own)} - {ignore})
+    if ignore is not None and values and ignore < values[-1]:
+        what = f"the label to ignore has the value {ignore}, between others"
+        raise DataError(what, where=NAME, mend="Give it the highest value")
     if values[:1] != [0] or values != list(range(len(values))) or len(values) < 2:
         what = f"its {listing('label value', values)} are not 0 (background), 1, 2, …"
         raise DataError(what, where=NAME, mend="Renumber labels and masks without gaps")
-    if ignore is not None and ignore < values[-1]:
-        what = f"the label to ignore has the value {ignore}, between others"
-        raise DataError(what, where=NAME, mend="Give it the highest value")
     highest = values[-1]
     structures = () if regions else tuple(single[n] for n in range(1, highest + 1))
     return Labels(structures=structures, ignore=ignore, highest=highest, regions=tuple(regions))
