@@ -46,7 +46,7 @@ def task(tmp_path):
 
 def test_train_evaluate_and_predict(task, tmp_path):
     run = tmp_path / "run"
-    backbone = "unet-3d:features=4,levels=3,num_res_units=0"
+    backbone = "unet-3d:features=8,levels=2,num_res_units=0"
     assert medtl("train", "--dataset", task, "--backbone", backbone, "--out", run, *QUICK) == 0
     assert record(run)["cases"] == {"train": 5, "val": 2, "test": 1}
     assert medtl("evaluate", run) == 0
