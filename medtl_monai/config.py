@@ -10,10 +10,10 @@ import types
 import typing
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from medtl_monai.errors import ConfigError, did_you_mean
 
@@ -24,6 +24,7 @@ def _as_list(value: object) -> object:
 
 
 Names = Annotated[list[str], BeforeValidator(_as_list)]
+_INPUT_NAME = re.compile(r"\w[\w+ -]*")
 
 
 class _Section(BaseModel):
@@ -64,6 +65,19 @@ class SelectConfig(_Section):
         return value
 
 
+class InputConfig(SelectConfig):
+    """One of several images of a case, which becomes a channel: which series it is, and what if it is missing."""
+
+    column: str | None = None
+    """NIfTI: column of its paths. Default: the input's own name."""
+    missing: Literal["error", "fill", "drop"] = "error"
+    """A case without it: an error, a channel of zeros (after normalisation), or left out of the run."""
+    min_coverage: float = Field(0.5, ge=0, le=1)
+    """Share of the first input's field that it must cover; what it does not cover is its lowest value."""
+    frame_of_reference: Literal["same", "ignore"] = "same"
+    """DICOM: "ignore" takes positions as they are although the frame of reference is another (registered images)."""
+
+
 class DataConfig(_Section):
     """Where images and labels are, and what is to be learnt."""
 
@@ -79,14 +93,18 @@ class DataConfig(_Section):
     """The label column, or several."""
     key: str | None = None
     """Column joined to the studies: StudyInstanceUID, AccessionNumber or PatientID. Default: the first one there is."""
-    image: str = "image"
-    """Column of NIfTI paths (relative to the table), used when there is no studies folder."""
+    image: Names = ["image"]
+    """Column of NIfTI paths (relative to the table), used when there is no studies folder. Several become channels."""
+    channels: Names = []
+    """Names of the channels of four-dimensional NIfTI images, in the order of their fourth axis."""
     group_by: str | None = None
     """Column whose values never straddle two splits. Default: the patient."""
     split: str | None = None
     """Column holding given splits: train, val or test."""
     select: SelectConfig = SelectConfig()
     """Which series is a study's image, where it has several."""
+    inputs: dict[str, InputConfig] = {}
+    """Several images a case as channels, by name, in order. The first gives the grid; others are resampled to it."""
     unmatched: Literal["error", "drop"] = "error"
     """What to do with rows without a study and studies without a row."""
     structures: Names = []
@@ -95,6 +113,34 @@ class DataConfig(_Section):
     """Mask value that the loss leaves out."""
     positive: str | None = None
     """For two classes: the class whose probability is reported. Default: the last in sorted order."""
+
+    @field_validator("inputs")
+    @classmethod
+    def _can_be_inputs(cls, value: dict[str, InputConfig]) -> dict[str, InputConfig]:
+        odd = [name for name in value if not _INPUT_NAME.fullmatch(name)]
+        if odd:
+            raise ValueError(f"{odd[0]!r} is not a name: use letters, digits, _, + and -")
+        if value and next(iter(value.values())).missing == "fill":
+            raise ValueError("the first input gives the grid and cannot be filled: use missing: error or drop")
+        return value
+
+    @field_validator("image", "channels")
+    @classmethod
+    def _are_different(cls, value: list[str]) -> list[str]:
+        if len(set(value)) < len(value):
+            raise ValueError("a name occurs twice")
+        return value
+
+    @model_validator(mode="after")
+    def _agree(self) -> Self:
+        several = "inputs" if self.inputs else "image" if len(self.image) > 1 else ""
+        if self.inputs and self.select != SelectConfig():
+            raise ValueError("select and inputs are both set: put the rules into each input")
+        if self.inputs and self.image != ["image"]:
+            raise ValueError("image and inputs are both set: name each input's column in it")
+        if self.channels and several:
+            raise ValueError(f"channels and {several} are both set: channels are those of one four-dimensional image")
+        return self
 
 
 class SplitConfig(_Section):
@@ -110,6 +156,19 @@ class SplitConfig(_Section):
     """Keep class shares (or number quantiles) alike in all parts."""
     file: Path | None = None
     """A stored splits.csv: honoured, and extended for new cases."""
+
+
+class ChannelConfig(_Section):
+    """Values of one channel, by the name of an input, where it differs from the others. Left out: as for all."""
+
+    unit: str | None = None
+    """Unit it must be in, such as HU; SUVbw converts PET."""
+    clip: list[float] | None = None
+    """Low and high value kept."""
+    clip_percentiles: list[float] | None = None
+    """Low and high percentile kept, per image."""
+    normalise: Literal["zscore", "zscore-nonzero", "minmax", "none"] | None = None
+    """How values are normalised."""
 
 
 class PreprocessingConfig(_Section):
@@ -131,6 +190,8 @@ class PreprocessingConfig(_Section):
     """Low and high percentile kept, per image."""
     normalise: Literal["zscore", "zscore-nonzero", "minmax", "none"] | None = None
     """How values are normalised."""
+    channels: dict[str, ChannelConfig] = {}
+    """Other values for single channels, by the name of the input (or of data.channels)."""
     on_gap: Literal["error", "interpolate"] = "error"
     """What to do with a series that misses slices."""
 
@@ -344,9 +405,14 @@ def _lay(tree: dict[str, Any], dotted: str, value: Any) -> None:
 
 def _known_keys(path: list[str]) -> list[str]:
     model: type[BaseModel] = RunConfig
-    for part in path:
+    parts = iter(path)
+    for part in parts:
         field = model.model_fields.get(part)
         annotation = field.annotation if field else None
+        if typing.get_origin(annotation) is dict:
+            # The next part is a name that the user chose.
+            next(parts, None)
+            annotation = typing.get_args(annotation)[1]
         if not isinstance(annotation, type) or isinstance(annotation, types.GenericAlias):
             return []
         if typing.get_origin(annotation) is not None or not issubclass(annotation, BaseModel):

@@ -46,15 +46,15 @@ def decathlon(root: Path, *, cases: int = 4, tests: int = 2, shape=SHAPE, **chan
 
 
 def nnunet(root: Path, *, cases: int = 4, channels: tuple[str, ...] = ("T1",), tests: int = 0, labelled: bool = False,
-           ending: str = ".nii.gz", **changes: object) -> Path:  # fmt: skip
+           ending: str = ".nii.gz", shape=SHAPE, **changes: object) -> Path:  # fmt: skip
     """Write an nnU-Net raw data set of version 2."""
     for n in range(cases + tests):
         folder = "Tr" if n < cases else "Ts"
         for channel in range(len(channels)):
             path = root / f"images{folder}" / f"case_{n:02d}_{channel:04d}{ending}"
-            write_nifti(path, noise(10 * n + channel))
+            write_nifti(path, noise(10 * n + channel, shape))
         if n < cases or labelled:
-            write_nifti(root / f"labels{folder}" / f"case_{n:02d}{ending}", mask(n))
+            write_nifti(root / f"labels{folder}" / f"case_{n:02d}{ending}", mask(n, shape))
     content = {
         "channel_names": {str(n): name for n, name in enumerate(channels)},
         "labels": {"background": 0, "atrium": 1, "wall": 2},

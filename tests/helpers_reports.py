@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from medtl_monai.config import dump, load_config
-from medtl_monai.dicom.select import Rules
+from medtl_monai.data.inputs import Inputs
 from medtl_monai.policy import FreezePolicy
 from medtl_monai.specs import At, Rule, StageInfo, TargetInfo
 from medtl_monai.training.folder import RunFolder
@@ -74,9 +74,9 @@ class Stand:
     def __init__(self, path: Path, head: Any, target: TargetInfo, answer: Any, *, unit: str = "any") -> None:
         self.folder = RunFolder(path)
         self.record = SimpleNamespace(head="medtl-monai:stand-in", context=SimpleNamespace(target=target))
-        self.preprocessing = SimpleNamespace(on_gap="error", intensity=SimpleNamespace(unit=unit))
+        self.preprocessing = SimpleNamespace(on_gap="error", units=unit if unit != "any" else None)
         self.model = SimpleNamespace(head=head)
-        self.rules = Rules()
+        self.inputs = Inputs()
         self.epoch = 3
         self.answer = answer
 

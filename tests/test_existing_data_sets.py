@@ -84,10 +84,7 @@ def test_the_plan_and_the_configuration_of_a_run(tmp_path, capfd):
 
 
 def test_nnunet_with_given_test_cases(tmp_path):
-    data = nnunet(tmp_path / "Dataset001", cases=6, tests=2, labelled=True)
-    for path in [*data.glob("images*/*"), *data.glob("labels*/*")]:
-        image = nib.load(path)
-        nib.save(nib.Nifti1Image(np.pad(image.get_fdata(), ((0, 8), (0, 7), (0, 9))), np.eye(4)), path)
+    data = nnunet(tmp_path / "Dataset001", cases=6, tests=2, labelled=True, shape=(16, 16, 16))
     run = tmp_path / "run"
     assert train(data, run, "--set", "splits.val=0.3") == 0
     assert record(run)["cases"] == {"train": 4, "val": 2, "test": 2}
@@ -96,6 +93,21 @@ def test_nnunet_with_given_test_cases(tmp_path):
     # The parts of an earlier run go with those the data set gives.
     assert train(data, tmp_path / "two", "--set", f"splits.file={run / 'splits.csv'}") == 0
     assert (tmp_path / "two/splits.csv").read_text() == (run / "splits.csv").read_text()
+
+
+@pytest.mark.parametrize("layout", ["decathlon", "nnunet"])
+def test_several_channels(tmp_path, layout):
+    shape = (16, 16, 16)
+    if layout == "decathlon":
+        data = decathlon(tmp_path / "set", cases=6, shape=(*shape, 2), modality={"0": "T1", "1": "T2"})
+    else:
+        data = nnunet(tmp_path / "set", cases=6, tests=2, channels=("T1", "T2"), shape=shape)
+    run = tmp_path / "run"
+    assert train(data, run) == 0
+    assert record(run)["images"]["channels"] == 2
+    assert medtl("evaluate", run) == 0
+    assert medtl("predict", run, data, "--out", tmp_path / "out") == 0
+    assert len({row["wall_ml"] for row in read_rows(tmp_path / "out/predictions.csv")}) == 2
 
 
 def test_dicom_in_class_folders(tmp_path, capfd):

@@ -15,8 +15,8 @@ from medtl_monai.config import parse_set
 from medtl_monai.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
+    from medtl_monai.data.inputs import Inputs
     from medtl_monai.data.survey import SeriesLine, StudyLine, Survey
-    from medtl_monai.dicom.select import Rules
 
 app = typer.Typer(add_completion=False)
 
@@ -40,6 +40,18 @@ def scan(
             help="Try a rule of data.select, such as modality=MR. Repeatable.",
             show_default=False,
         ),
+    ] = None,
+    input: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--input",
+            metavar="NAME.RULE=VALUE",
+            help="Try a rule of data.inputs: several images a study, such as T1.description=t1. Repeatable.",
+            show_default=False,
+        ),
+    ] = None,
+    config: Annotated[
+        Path | None, typer.Option("--config", help="A run's YAML configuration: its data.select or data.inputs.")
     ] = None,
     skip: Annotated[
         list[str] | None,
@@ -69,19 +81,19 @@ def scan(
     from medtl_monai.data.survey import survey
     from medtl_monai.dicom.headers import index_path
 
-    rules = _rules(select)
+    inputs = _inputs(config, select, input)
     found = survey(
         folder,
-        rules=rules,
+        inputs=inputs,
         skip=skip or (),
         redact_paths=redact_paths,
         workers=workers or os.cpu_count(),
         index=index_path(folder) if remember else None,
     )
     if json:
-        print_json(_plain(found, descriptions=show_descriptions))
+        print_json(_plain(found, inputs, descriptions=show_descriptions))
     else:
-        _show(found, descriptions=show_descriptions)
+        _show(found, inputs, descriptions=show_descriptions)
     _say_data_set(folder)
     if out is not None:
         _write(found, out, folder, redact_paths=redact_paths)
@@ -90,7 +102,11 @@ def scan(
 def _say_data_set(folder: Path) -> None:
     from medtl_monai.data.layouts import with_manifest
 
-    layout = with_manifest(folder)
+    try:
+        layout = with_manifest(folder)
+    except DataError:
+        # It has a dataset.json that cannot be read, which is no matter of DICOM.
+        return
     if layout is not None:
         print_note(f"the folder is a data set in {layout.title}: medtl train --dataset {folder} --out RUN")
 
@@ -101,26 +117,36 @@ def _check_free(out: Path | None) -> None:
         raise DataError(what, where=out.name, mend="Choose another name, or move it away")
 
 
-def _rules(items: list[str] | None) -> Rules:
-    from medtl_monai.config import DataConfig, validate
-    from medtl_monai.data.join import select_rules
+def _inputs(file: Path | None, select: list[str] | None, named: list[str] | None) -> Inputs:
+    from medtl_monai.config import load_config
+    from medtl_monai.data.inputs import Inputs
 
-    rules = parse_set(items or [])
+    rules = parse_set(select or [])
     if any("." in name for name in rules):
         raise ConfigError("a rule has no dots in its name", where="--select", mend="For example --select modality=MR")
-    data: DataConfig = validate({"data": {"select": rules}}).data
-    return select_rules(data)
+    several = parse_set(named or [])
+    for key in several:
+        name, dot, rule = key.partition(".")
+        if not (name and dot and rule) or "." in rule:
+            what = f"{key!r} is not NAME.RULE"
+            raise ConfigError(what, where="--input", mend="For example --input T1.description=t1")
+    overrides = {f"data.select.{name}": value for name, value in rules.items()}
+    overrides |= {f"data.inputs.{key}": value for key, value in several.items()}
+    return Inputs.of(load_config(file, overrides).data)
 
 
-def _plain(found: Survey, *, descriptions: bool) -> dict[str, Any]:
+def _plain(found: Survey, inputs: Inputs, *, descriptions: bool) -> dict[str, Any]:
     """Return the survey for JSON: pseudonyms, no identifiers."""
+    hidden = {"description"} if not descriptions else set()
+    hidden |= {"input"} if not inputs.names else set()
     return {
         "studies": [
             {
                 "case_id": study.case_id,
                 "patient": study.patient,
                 "segmentations": study.segmentations,
-                "series": [_plain_series(line, descriptions) for line in study.series],
+                **({"inputs": study.inputs} if inputs.names else {}),
+                "series": [_plain_series(line, hidden) for line in study.series],
             }
             for study in found.studies
         ],
@@ -131,23 +157,35 @@ def _plain(found: Survey, *, descriptions: bool) -> dict[str, Any]:
     }
 
 
-def _plain_series(line: SeriesLine, descriptions: bool) -> dict[str, Any]:
-    return {k: v for k, v in dataclasses.asdict(line).items() if descriptions or k != "description"}
+def _plain_series(line: SeriesLine, hidden: set[str]) -> dict[str, Any]:
+    return {k: v for k, v in dataclasses.asdict(line).items() if k not in hidden}
 
 
-def _show(found: Survey, *, descriptions: bool) -> None:
+def _show(found: Survey, inputs: Inputs, *, descriptions: bool) -> None:
     columns = ["Case", "Patient", "Modality", "Shape", "Spacing mm", "Plane", "Files", "Folder", "Verdict"]
     if descriptions:
         columns.insert(3, "Description")
+    if inputs.names:
+        columns.insert(2, "Input")
     if found.studies:
-        rows = [_cells(study, line, descriptions) for study in found.studies for line in study.series]
+        rows = [_cells(study, line, inputs, descriptions) for study in found.studies for line in study.series]
         print_table(columns, rows)
         typer.echo()
-    for text in _counts(found):
+    for text in [*_missing(found), *_counts(found)]:
         typer.echo(text)
 
 
-def _cells(study: StudyLine, line: SeriesLine, descriptions: bool) -> list[str]:
+def _missing(found: Survey) -> list[str]:
+    """Say which inputs are not clear: a missing one has no line of its own."""
+    return [
+        f"{study.case_id}, {name}: {state}"
+        for study in found.studies
+        for name, state in study.inputs.items()
+        if state != "kept"
+    ]
+
+
+def _cells(study: StudyLine, line: SeriesLine, inputs: Inputs, descriptions: bool) -> list[str]:
     spacing = "×".join(f"{s:.4g}" for s in line.spacing_mm) if line.spacing_mm else "unknown"
     reason = f": {line.reason}" if line.reason else ""
     cells = [study.case_id, study.patient, line.modality or "-", "×".join(map(str, line.shape)), spacing]
@@ -156,13 +194,16 @@ def _cells(study: StudyLine, line: SeriesLine, descriptions: bool) -> list[str]:
         cells[3] += f" ({line.part})"
     if descriptions:
         cells.insert(3, line.description or "-")
+    if inputs.names:
+        cells.insert(2, line.input or "-")
     return cells
 
 
 def _counts(found: Survey) -> list[str]:
     clear = sum(study.image is not None for study in found.studies)
     patients = len({study.patient for study in found.studies})
-    texts = [f"{len(found.studies)} studies, {patients} patients; the image is clear in {clear}"]
+    images = "the images are" if any(study.inputs for study in found.studies) else "the image is"
+    texts = [f"{len(found.studies)} studies, {patients} patients; {images} clear in {clear}"]
     objects = {"DICOM SEG": found.segmentations, "RT Structure Set": found.structure_sets}
     texts += [f"{name}: {number}" for name, number in objects.items() if number]
     texts += [f"skipped, {reason}: {number}" for reason, number in sorted(found.skipped.items())]
@@ -186,5 +227,5 @@ def _write(found: Survey, out: Path, folder: Path, *, redact_paths: bool) -> Non
     if unclear:
         print_note(
             f"the image of {unclear} of {len(found.studies)} studies is not clear (column 'verdict'): add rules to "
-            "data.select, or delete those rows and set data.unmatched=drop"
+            "data.select (data.inputs for several images), or delete those rows and set data.unmatched=drop"
         )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -14,55 +13,32 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from medtl_monai.config import DataConfig, SelectConfig
+from medtl_monai.config import DataConfig
+from medtl_monai.data.case import Case, fingerprints, folder_of
+from medtl_monai.data.channels import name_channels, stack
 from medtl_monai.data.grouping import group_rows, refuse_rare_classes
 from medtl_monai.data.identity import load_key, pseudonym
-from medtl_monai.data.join import MEND_SELECT, Joined, choose_series, join_dicom, join_nifti, select_rules
+from medtl_monai.data.inputs import MEND_INPUTS, MEND_SELECT, Inputs, choose_inputs
+from medtl_monai.data.join import Joined, Source, find_images, join_dicom, join_nifti
 from medtl_monai.data.layouts import open_dataset, with_manifest
 from medtl_monai.data.masks import Labels, MaskScheme, read_mask, survey_masks
 from medtl_monai.data.nifti import is_nifti, read_nifti
 from medtl_monai.data.table import Row, Table, read_table
 from medtl_monai.data.target_info import target_info
-from medtl_monai.data.targets import Target, Targets, read_targets
+from medtl_monai.data.targets import Targets, read_targets
 from medtl_monai.dicom import Series, Study, Volume, read_volume, scan
-from medtl_monai.dicom.select import Rules
 from medtl_monai.errors import ConfigError, DataError, MedtlError, did_you_mean
 from medtl_monai.specs import TargetInfo, TargetKind
+
+__all__ = ["PARTS", "Case", "CaseTable", "OnGap", "Part", "load_cases", "unlabelled_cases"]
 
 Part = Literal["train", "val", "test"]
 PARTS: tuple[Part, ...] = ("train", "val", "test")
 """The parts that cases are divided into."""
 
+TABLE_SUFFIX = ".csv"
+
 OnGap = Literal["error", "interpolate"]
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Case:
-    """One image with its target; ``repr`` shows pseudonyms only.
-
-    Attributes:
-        case_id: 12 hex digits: HMAC of the StudyInstanceUID, or of the path relative to the table.
-        group: Pseudonym of the patient, or of the value of ``data.group_by``.
-        row: Row of the table, as a spreadsheet counts; 0 without a table.
-        split: Given part (train, val, test), if the table gives one.
-        image: A DICOM series, or a NIfTI file.
-        target: Class index, numbers or label values (NaN = not labelled), a mask file, or None.
-        source: Where the image is, relative to the data root: for the terminal, never for files.
-        fingerprint: Hash of the image's SOPInstanceUIDs; empty for NIfTI.
-        present: Labels that the mask holds, where that is known.
-        problem: Why the image cannot be read; raised when it is.
-    """
-
-    case_id: str
-    group: str
-    row: int = 0
-    split: str | None = None
-    image: Series | Path = dataclasses.field(repr=False)
-    target: Target | None = dataclasses.field(default=None, repr=False)
-    source: str = dataclasses.field(default="", repr=False)
-    fingerprint: str = dataclasses.field(default="", repr=False)
-    present: tuple[int, ...] | None = dataclasses.field(default=None, repr=False)
-    problem: MedtlError | None = dataclasses.field(default=None, repr=False)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -75,7 +51,7 @@ class CaseTable:
         columns: The label columns.
         classes: Class or label names in index order; for masks the structures, background first; empty for numbers.
         scheme: How mask values become labels.
-        rules: Which series is a study's image; also says how few slices a volume may have.
+        inputs: Which images a case has; the rules also say how few slices a volume may have.
         notes: What the user should know about how the table was read.
     """
 
@@ -84,7 +60,7 @@ class CaseTable:
     columns: tuple[str, ...] = ()
     classes: tuple[str, ...] = ()
     scheme: MaskScheme | None = dataclasses.field(default=None, repr=False)
-    rules: Rules = dataclasses.field(default_factory=Rules, repr=False)
+    inputs: Inputs = dataclasses.field(default_factory=Inputs, repr=False)
     notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
@@ -130,24 +106,58 @@ class CaseTable:
             ignore=self.ignore,
         )
 
-    def read_volume(self, case: Case, *, on_gap: OnGap = "error", units: str | None = None) -> Volume:
-        """Read the image of a case.
+    @property
+    def filled(self) -> dict[str, tuple[str, ...]]:
+        """Input → the cases in which it is missing and is filled; inputs that are always there are left out."""
+        found = {
+            item.name: tuple(case.case_id for case in self.cases if case.sources[n] is None)
+            for n, item in enumerate(self.inputs.items)
+        }
+        return {name: ids for name, ids in found.items() if ids}
+
+    def read_volume(
+        self, case: Case, *, on_gap: OnGap = "error", units: str | Mapping[str, str | None] | None = None
+    ) -> Volume:
+        """Read the image of a case; of several, all on the grid of the first.
 
         Args:
             case: One of the cases.
             on_gap: What to do with a series that misses slices.
-            units: Unit to convert to while reading, such as ``"suvbw"``.
+            units: Unit to convert to while reading, such as ``"suvbw"``; by the name of the input where they differ.
+
+        Returns:
+            ``[i, j, k]``; ``[c, i, j, k]`` for colour and for several images, see
+            :func:`medtl_monai.data.channels.stack`.
 
         Raises:
-            DataError: If a NIfTI image cannot be used.
+            DataError: If a NIfTI image cannot be used, or the images of a case do not go together.
             DicomError: If a series does not make a volume.
         """
         with _named(case):
             if case.problem is not None:
                 raise case.problem
-            if isinstance(case.image, Series):
-                return read_volume(case.image, select=self.rules, on_gap=on_gap, units=units)
-            return read_nifti(case.image, where="image")
+            volumes = [self._read(case, n, on_gap, units) for n in range(len(self.inputs.items))]
+            if self.inputs.several:
+                return stack(volumes, self.inputs.items)
+            (volume,) = volumes
+            if volume is None:
+                raise DataError("the case has no image", mend=MEND_SELECT)
+            return name_channels(volume, self.inputs.names)
+
+    def _read(self, case: Case, n: int, on_gap: OnGap, units: str | Mapping[str, str | None] | None) -> Volume | None:
+        source, item = case.sources[n], self.inputs.items[n]
+        unit = units if units is None or isinstance(units, str) else units.get(item.name)
+        if source is None:
+            return None
+        if isinstance(source, Path):
+            return read_nifti(source, where=item.name or "image", channels=len(self.inputs.channels) or 1)
+        try:
+            return read_volume(source, select=item.rules, on_gap=on_gap, units=unit)
+        except MedtlError as error:
+            if not item.name:
+                raise
+            where = f"{item.name}, {error.where}" if error.where else item.name
+            raise type(error)(error.what, where=where, mend=error.mend) from error
 
     def read_target(self, case: Case, volume: Volume) -> int | NDArray[np.float32] | Labels | None:
         """Return the target of a case.
@@ -189,9 +199,8 @@ def load_cases(config: DataConfig, kind: TargetKind, *, classes: Sequence[str] |
     config = opened.config if opened else config
     table = opened.listing.table if opened else _labels_table(config)
     joined = opened.listing.joined if opened else None
-    if config.studies is None and joined is None and config.select != SelectConfig():
-        what = "rules choose among DICOM series, and there is no studies folder"
-        raise ConfigError(what, where="data.select", mend="Give DICOM with --studies, or take the rules out")
+    inputs = Inputs.of(config)
+    inputs.check(config, dicom=config.studies is not None or joined is not None)
     targets = read_targets(table, config, kind, classes)
     if joined is None:
         joined = join_dicom(table, config, config.studies) if config.studies else join_nifti(table, config)
@@ -213,8 +222,8 @@ def load_cases(config: DataConfig, kind: TargetKind, *, classes: Sequence[str] |
         columns=tuple(config.target),
         classes=names,
         scheme=scheme,
-        rules=select_rules(config),
-        notes=(*(opened.notes if opened else ()), *notes, *made[1]),
+        inputs=inputs,
+        notes=(*(opened.notes if opened else ()), *notes, *made[1], *_filled(cases, inputs)),
     )
 
 
@@ -225,45 +234,62 @@ def _labels_table(config: DataConfig) -> Table:
     return read_table(config.labels)
 
 
-def unlabelled_cases(path: Path | Sequence[Path], rules: Rules | None = None) -> list[Case]:
-    """Return the cases of a DICOM tree, of the NIfTI files in a folder, or of the given files, for prediction.
+def _filled(cases: Sequence[Case], inputs: Inputs) -> list[str]:
+    counts = [(item.name, sum(case.sources[n] is None for case in cases)) for n, item in enumerate(inputs.items)]
+    return [f"{name} is missing in {count} of {len(cases)} cases and is filled" for name, count in counts if count]
+
+
+def unlabelled_cases(path: Path | Sequence[Path], inputs: Inputs | None = None) -> list[Case]:
+    """Return cases for prediction: of a DICOM tree, a folder of NIfTI files, a CSV table that names them, or files.
 
     Of a data set with a known ``dataset.json`` these are its test cases.
 
-    A study whose image is not clear becomes a case that raises when it is read, so that the others go on.
+    A study whose images are not clear becomes a case that raises when it is read, so that the others go on.
 
     Args:
-        path: The folder or file, or several files.
-        rules: Which series is a study's image, where it has several.
+        path: The folder, table or file, or several files.
+        inputs: Which images a case has.
 
     Raises:
-        DataError: If there is neither a DICOM image nor a NIfTI file.
+        DataError: If there is neither a DICOM image nor a NIfTI file, or files of several images a case are given
+            without a table that says which belong together.
     """
     key = load_key()
-    rules = rules or Rules()
+    inputs = inputs or Inputs()
     if not isinstance(path, Path):
         root = Path(os.path.commonpath([p.parent for p in path])) if path else Path()
-        return [case for one in path for case in _unlabelled(one, root, key, rules)]
-    return _unlabelled(path, path if path.is_dir() else path.parent, key, rules)
+        return [case for one in path for case in _unlabelled(one, root, key, inputs)]
+    return _unlabelled(path, path if path.is_dir() else path.parent, key, inputs)
 
 
-def _unlabelled(path: Path, root: Path, key: bytes, rules: Rules) -> list[Case]:
+def _unlabelled(path: Path, root: Path, key: bytes, inputs: Inputs) -> list[Case]:
     if not path.exists():
         raise DataError("no such file or folder", where=path.name, mend="Check the path")
+    if path.is_file() and path.suffix.lower() == TABLE_SUFFIX:
+        table = read_table(path)
+        return [_nifti_case(paths, root, key, inputs) for paths in find_images(table, inputs).values()]
     if path.is_file() and is_nifti(path):
-        return [_nifti_case(path, root, key)]
+        return [_nifti_case((path,), root, key, inputs)]
     layout = with_manifest(path) if path.is_dir() else None
     if layout is not None and layout.tests is not None:
         # Not all that lies in the folder: label maps are NIfTI files too.
-        tests = layout.tests(path)
-        return [_nifti_case(path / row[tests.columns[0]], root, key) for row in tests.rows]
+        return [_nifti_case(paths, root, key, inputs) for paths in _tests(layout.tests(path), inputs)]
     files = sorted(p for p in path.rglob("*") if _is_image(p)) if path.is_dir() else []
-    cases = [_study_case(study, key, rules) for study in scan(path).studies if study.series]
-    cases += [_nifti_case(file, root, key) for file in files]
+    cases = [case for study in scan(path).studies if study.series for case in _study_cases(study, key, inputs)]
+    if files and inputs.several and not cases:
+        raise _apart(inputs, path.name)
+    cases += [_nifti_case((file,), root, key, inputs) for file in files]
     if not cases:
         mend = "Give a folder of DICOM studies or of .nii.gz files"
         raise DataError("neither DICOM images nor NIfTI files found", where=path.name, mend=mend)
     return cases
+
+
+def _tests(table: Table, inputs: Inputs) -> list[tuple[Path | None, ...]]:
+    """Return the files of each test case: the columns of the run, whose only one may have had another name."""
+    if inputs.several or len(table.columns) > 1:
+        return list(find_images(table, inputs).values())
+    return [(table.path.parent / row[table.columns[0]],) for row in table.rows]
 
 
 def _is_image(path: Path) -> bool:
@@ -271,21 +297,62 @@ def _is_image(path: Path) -> bool:
     return is_nifti(path) and not path.name.startswith(".") and path.is_file()
 
 
-def _nifti_case(path: Path, root: Path, key: bytes) -> Case:
-    source = os.path.relpath(path, root)
-    return Case(case_id=pseudonym(key, source), group=pseudonym(key, "row", source), image=path, source=source)
+def _apart(inputs: Inputs, where: str = "") -> DataError:
+    columns = ", ".join(item.column for item in inputs.items)
+    what = f"a case has {len(inputs.items)} images ({', '.join(inputs.names)}), and files do not say which go together"
+    return DataError(what, where=where, mend=f"Give a CSV table with a row a case and the columns {columns}")
 
 
-def _study_case(study: Study, key: bytes, rules: Rules) -> Case:
-    choice = choose_series(study, rules)
-    problem = None if choice.clear else DataError(choice.explain(), mend=MEND_SELECT)
-    series = (choice.left or study.series)[0]
+def _nifti_case(paths: Sequence[Path | None], root: Path, key: bytes, inputs: Inputs) -> Case:
+    first, *others = paths
+    source = os.path.relpath(next((p for p in paths if p is not None), root), root)
+    problem = _apart(inputs) if len(paths) < len(inputs.items) else None
+    lacking = [
+        i.name or "image" for i, p in zip(inputs.items, paths, strict=False) if p is None and i.missing != "fill"
+    ]
+    if lacking and problem is None:
+        problem = DataError(f"the case has no {lacking[0]}", mend="Name its file in the table")
     return Case(
-        case_id=pseudonym(key, study.study_instance_uid),
+        case_id=pseudonym(key, source),
+        group=pseudonym(key, "row", source),
+        image=first or root,
+        others=tuple(others) if problem is None else (),
+        source=source,
+        problem=problem,
+    )
+
+
+def _study_cases(study: Study, key: bytes, inputs: Inputs) -> list[Case]:
+    found = choose_inputs(study, inputs)
+    if inputs.flat_apart and found.flat:
+        return [_dicom_case(study, key, (series,), shared=len(found.flat)) for series in found.flat]
+    problem = None
+    if found.problem:
+        problem = DataError(found.problem, mend=MEND_INPUTS if inputs.names else MEND_SELECT)
+    elif found.incomplete:
+        missing = next(choice for choice in found.choices if not choice.left)
+        problem = DataError(missing.explain(), mend=MEND_INPUTS)
+    first = found.sources[0] or (found.choices[0].left or study.series)[0]
+    others = () if problem else found.sources[1:]
+    return [_dicom_case(study, key, (first, *others), problem=problem)]
+
+
+def _dicom_case(
+    study: Study,
+    key: bytes,
+    sources: tuple[Series, *tuple[Series | None, ...]],
+    *,
+    shared: int = 1,
+    problem: MedtlError | None = None,
+) -> Case:
+    first, *others = sources
+    return Case(
+        case_id=pseudonym(key, _study_name(first, shared)),
         group=pseudonym(key, "patient", study.issuer_of_patient_id.strip(), study.patient_id.strip()),
-        image=series,
-        source=_folder(series),
-        fingerprint=_fingerprint(series),
+        image=first,
+        others=tuple(others),
+        source=folder_of(first),
+        fingerprints=fingerprints(sources),
         problem=problem,
     )
 
@@ -294,15 +361,19 @@ def _make(
     table: Table, rows: Sequence[Row], config: DataConfig, joined: Joined, targets: Targets
 ) -> tuple[list[Case], tuple[str, ...]]:
     key = load_key()
-    images = {row.number: joined.images[row.number] for row in rows}
-    groups, notes = group_rows(table, images, config, key)
+    firsts = {row.number: _first(joined.images[row.number]) for row in rows}
+    groups, notes = group_rows(table, firsts, config, key)
     splits = _given_splits(table, rows, config)
-    shared = Counter(image.study_instance_uid for image in images.values() if isinstance(image, Series))
+    shared = Counter(image.study_instance_uid for image in firsts.values() if isinstance(image, Series))
     cases = []
     for row in rows:
-        image = images[row.number]
-        source = _folder(image) if isinstance(image, Series) else os.path.relpath(image, table.path.parent)
-        name = _study_name(image, shared) if isinstance(image, Series) else Path(source).as_posix()
+        image = firsts[row.number]
+        source = folder_of(image) if isinstance(image, Series) else os.path.relpath(image, table.path.parent)
+        name = (
+            _study_name(image, shared[image.study_instance_uid])
+            if isinstance(image, Series)
+            else Path(source).as_posix()
+        )
         cases.append(
             Case(
                 case_id=pseudonym(key, name),
@@ -310,9 +381,10 @@ def _make(
                 row=row.number,
                 split=splits.get(row.number),
                 image=image,
+                others=joined.images[row.number][1:],
                 target=targets.values[row.number],
                 source=source,
-                fingerprint=_fingerprint(image) if isinstance(image, Series) else "",
+                fingerprints=fingerprints(joined.images[row.number]),
             )
         )
     if len({case.case_id for case in cases}) < len(cases):
@@ -320,12 +392,11 @@ def _make(
     return cases, notes
 
 
-def _study_name(series: Series, shared: Mapping[str, int]) -> str:
+def _study_name(series: Series, shared: int) -> str:
     """Return what a case id is made from: the study, and where several cases share it (radiographs) the image too."""
+    first = series.slices[0]
     uid = series.study_instance_uid
-    return (
-        uid if shared[uid] < 2 else "\0".join((uid, series.slices[0].header.instance_uid, str(series.slices[0].frame)))
-    )
+    return uid if shared < 2 else "\0".join((uid, first.header.instance_uid, str(first.frame)))
 
 
 def _given_splits(table: Table, rows: Sequence[Row], config: DataConfig) -> dict[int, str]:
@@ -363,13 +434,10 @@ def _refuse_rare(cases: Sequence[Case], kind: TargetKind, classes: Sequence[str]
             refuse_rare_classes(labels, classes, where, what)
 
 
-def _folder(series: Series) -> str:
-    return series.files[0].rpartition("/")[0] or series.files[0] if series.files else ""
-
-
-def _fingerprint(series: Series) -> str:
-    uids = sorted(f"{item.header.instance_uid} {item.frame}" for item in series.slices)
-    return hashlib.sha256("\n".join(uids).encode()).hexdigest() if uids else ""
+def _first(images: Sequence[Source | None]) -> Source:
+    if images[0] is None:
+        raise DataError("a case has no first image", mend=MEND_INPUTS)
+    return images[0]
 
 
 class _named:  # noqa: N801

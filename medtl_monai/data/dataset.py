@@ -16,7 +16,6 @@ from torch.nn.functional import pad
 from torch.utils.data import Dataset
 
 from medtl_monai.data.cases import Case, CaseTable
-from medtl_monai.data.image_info import convertible
 from medtl_monai.data.patches import Foreground, choose_patch, find_foreground
 from medtl_monai.data.pipeline import Preprocessing
 from medtl_monai.dicom.geometry import Volume
@@ -52,12 +51,14 @@ class Sample:
         image: float32 ``[C, *S]``.
         target: int64 scalar, float32 ``[L]`` or int16 ``[*S]``; None in prediction.
         background: Value per channel that padding has.
+        filled: Channels that stand in for a missing image: 0 everywhere, in training too.
     """
 
     case_id: str
     image: Tensor
     target: Tensor | None
     background: tuple[float, ...] = ()
+    filled: tuple[int, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -102,8 +103,8 @@ class CaseDataset(Dataset[Sample]):
         self.augment = augment
         self.notes: list[str] = []
         """What :meth:`prepare` found: how images were read, and whether all fit in memory."""
-        self.contents: dict[str, str] = {}
-        """Sha256 of each case's voxels as read, for :func:`medtl_monai.data.splits.check_contents`."""
+        self.contents: dict[str, tuple[str, ...]] = {}
+        """Sha256 of the voxels of each image of a case, for :func:`medtl_monai.data.splits.check_contents`."""
         self._budget = int(psutil.virtual_memory().available * MEMORY_SHARE) if cache else 0
         self._reading: Counter[str] = Counter()
         self._used = 0
@@ -142,8 +143,7 @@ class CaseDataset(Dataset[Sample]):
 
     def volume(self, case: Case) -> Volume:
         """Read the image of a case as this data set's preprocessing needs it."""
-        unit = convertible(self.preprocessing.intensity.unit)
-        return self.table.read_volume(case, on_gap=self.preprocessing.on_gap, units=unit)
+        return self.table.read_volume(case, on_gap=self.preprocessing.on_gap, units=self.preprocessing.units)
 
     def _entry(self, n: int) -> _Entry:
         if n in self._cache:
@@ -160,14 +160,15 @@ class CaseDataset(Dataset[Sample]):
         volume = self.volume(case)
         if case.case_id not in self.contents:
             self._reading.update(volume.notes)
-        self.contents[case.case_id] = hashlib.sha256(volume.array.tobytes()).hexdigest()
+        self.contents[case.case_id] = _contents(volume)
         image, background = self.preprocessing.image_and_background(volume, where=where)
         target = self._target(case, volume)
         foreground: Foreground = {}
         patch = self.preprocessing.patch_size
         if target is not None and target.ndim > 1 and patch and _larger(target, patch):
             foreground = find_foreground(target.numpy(), self.table.ignore)
-        sample = Sample(case_id=case.case_id, image=image, target=target, background=background)
+        filled = tuple(n for n, info in enumerate(volume.channel_info) if info.filled)
+        sample = Sample(case_id=case.case_id, image=image, target=target, background=background, filled=filled)
         return _Entry(sample=sample, foreground=foreground)
 
     def _target(self, case: Case, volume: Volume) -> Tensor | None:
@@ -190,6 +191,8 @@ class CaseDataset(Dataset[Sample]):
             target = target[window] if target is not None else None
         if self.augment is not None:
             image, target = self._augmented(image, target, seed)
+            # Noise would tell training from prediction, where a missing image is zeros.
+            image[list(sample.filled)] = 0
         return dataclasses.replace(sample, image=image, target=target)
 
     def _augmented(self, image: Tensor, target: Tensor | None, seed: int) -> tuple[Tensor, Tensor | None]:
@@ -201,6 +204,15 @@ class CaseDataset(Dataset[Sample]):
         data = {"image": image.clone(), **({"mask": target[None].clone()} if has_mask and target is not None else {})}
         out = self.augment(data)
         return out["image"], out["mask"][0] if has_mask else target
+
+
+def _contents(volume: Volume) -> tuple[str, ...]:
+    """Return a hash of each named image that is there, or of the whole."""
+    info = volume.channel_info
+    images = [volume.array]
+    if len(info) > 1:
+        images = [volume.array[n] for n, channel in enumerate(info) if not channel.filled]
+    return tuple(hashlib.sha256(image.tobytes()).hexdigest() for image in images)
 
 
 def collate(samples: Sequence[Sample]) -> Batch:

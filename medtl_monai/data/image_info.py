@@ -10,7 +10,7 @@ from medtl_monai.config import PreprocessingConfig
 from medtl_monai.data.cases import Case, CaseTable
 from medtl_monai.data.grid import Grid
 from medtl_monai.data.nifti import nifti_grid
-from medtl_monai.dicom.geometry import Affine, Volume
+from medtl_monai.dicom.geometry import Affine, ChannelInfo, Volume
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -20,10 +20,11 @@ class ImageInfo:
     Attributes:
         shape: Size ``(i, j, k)``.
         affine: Voxel indices to RAS millimetres.
-        channels: 1, or 3 for colour.
+        channels: 1, 3 for colour, or the number of images that become channels.
         modality: DICOM Modality; empty where unknown.
         unit: Unit of the values; ``"any"`` where unknown.
         spacing_known: Whether the file tells the pixel spacing.
+        channel_info: One entry a channel where channels have names.
     """
 
     shape: tuple[int, int, int]
@@ -32,6 +33,7 @@ class ImageInfo:
     modality: str = ""
     unit: str = "any"
     spacing_known: bool = True
+    channel_info: tuple[ChannelInfo, ...] = ()
 
     @classmethod
     def of(cls, volume: Volume) -> Self:
@@ -43,7 +45,18 @@ class ImageInfo:
             modality=volume.modality,
             unit=volume.unit,
             spacing_known=volume.spacing_known,
+            channel_info=volume.channel_info,
         )
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """Modality of each channel that is there."""
+        return tuple(c.modality for c in self.channel_info if not c.filled) or (self.modality,)
+
+    @property
+    def units(self) -> tuple[str, ...]:
+        """Unit of each channel that is there."""
+        return tuple(c.unit for c in self.channel_info if not c.filled) or (self.unit,)
 
     @property
     def grid(self) -> Grid:
@@ -52,7 +65,7 @@ class ImageInfo:
 
 
 def image_info(table: CaseTable, case: Case, config: PreprocessingConfig | None = None) -> ImageInfo:
-    """Look at the image of a case: a NIfTI header, or a DICOM series as a whole.
+    """Look at the image of a case: NIfTI headers, or DICOM series as a whole.
 
     Args:
         table: The case's table.
@@ -63,11 +76,23 @@ def image_info(table: CaseTable, case: Case, config: PreprocessingConfig | None 
         DataError: If a NIfTI image cannot be used.
         DicomError: If a series does not make a volume.
     """
+    names = table.inputs.names
     if isinstance(case.image, Path) and case.problem is None:
-        shape, affine = nifti_grid(case.image, where=f"case {case.case_id}, image")
-        return ImageInfo(shape=shape, affine=affine)
+        where, channels = (
+            f"case {case.case_id}, {names[0] if case.others else 'image'}",
+            len(table.inputs.channels) or 1,
+        )
+        shape, affine = nifti_grid(case.image, where=where, channels=channels)
+        gone = {n for n, source in enumerate(case.sources) if source is None}
+        info = tuple(ChannelInfo(name=name, filled=n in gone) for n, name in enumerate(names))
+        return ImageInfo(shape=shape, affine=affine, channels=len(names) or 1, channel_info=info)
     config = config or PreprocessingConfig()
-    return ImageInfo.of(table.read_volume(case, on_gap=config.on_gap, units=convertible(config.unit)))
+    units = {name: convertible(_unit_of(config, name)) for name in names} if names else convertible(config.unit)
+    return ImageInfo.of(table.read_volume(case, on_gap=config.on_gap, units=units))
+
+
+def _unit_of(config: PreprocessingConfig, name: str) -> str | None:
+    return config.channels[name].unit or config.unit if name in config.channels else config.unit
 
 
 def convertible(unit: str | None) -> str | None:

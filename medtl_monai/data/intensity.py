@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from medtl_monai.config import PreprocessingConfig
+from medtl_monai.config import ChannelConfig, PreprocessingConfig
 from medtl_monai.dicom.geometry import FloatArray, Volume
 from medtl_monai.errors import ConfigError, DataError
 from medtl_monai.specs import Intensity
@@ -19,20 +20,27 @@ _HU_OF_AIR = (-3100.0, -500.0)
 """Where the lowest value of a CT in Hounsfield units lies: air is -1000, padding goes down to -3024."""
 
 
-def resolve_intensity(intensity: Intensity, config: PreprocessingConfig) -> Intensity:
+def resolve_intensity(
+    intensity: Intensity, config: PreprocessingConfig | ChannelConfig, key: str = "preprocessing"
+) -> Intensity:
     """Lay the user's changes over what a backbone asks for.
+
+    Args:
+        intensity: What is asked for.
+        config: The changes, for all channels or for one.
+        key: Where they are in the configuration.
 
     Raises:
         ConfigError: If both clips are set, or one is not ``[low, high]``.
     """
     changes: dict[str, object] = {}
     if config.clip is not None and config.clip_percentiles is not None:
-        mend = "Keep one of them"
-        raise ConfigError("clip and clip_percentiles are both set", where="preprocessing", mend=mend)
+        raise ConfigError("clip and clip_percentiles are both set", where=key, mend="Keep one of them")
     if config.clip is not None:
-        changes |= {"clip": _pair(config.clip, "clip"), "clip_percentiles": None}
+        changes |= {"clip": _pair(config.clip, f"{key}.clip"), "clip_percentiles": None}
     if config.clip_percentiles is not None:
-        changes |= {"clip": None, "clip_percentiles": _pair(config.clip_percentiles, "clip_percentiles")}
+        bounds = _pair(config.clip_percentiles, f"{key}.clip_percentiles")
+        changes |= {"clip": None, "clip_percentiles": bounds}
     if config.normalise is not None:
         changes |= {"normalise": config.normalise, "mean": (), "std": ()}
     if config.unit is not None:
@@ -40,16 +48,39 @@ def resolve_intensity(intensity: Intensity, config: PreprocessingConfig) -> Inte
     return dataclasses.replace(intensity, **changes)  # type: ignore[arg-type]
 
 
+def statistics_for(intensity: Intensity, channels: int) -> Intensity:
+    """Return the intensity with fixed statistics for that many channels.
+
+    Raises:
+        ConfigError: If it has statistics for another number of several channels.
+    """
+    if intensity.normalise != "fixed" or len(intensity.mean) == channels:
+        return intensity
+    if len(intensity.mean) > 1 and channels > 1:
+        what = f"the backbone normalises {len(intensity.mean)} channels, and the images have {channels}"
+        raise ConfigError(what, where="preprocessing.normalise", mend="Set it to zscore")
+    # Grey from colour statistics, or one statistic for all channels.
+    mean = (float(np.mean(intensity.mean)),) * channels
+    std = (float(np.sqrt(np.mean(np.square(intensity.std)))),) * channels
+    return dataclasses.replace(intensity, mean=mean, std=std)
+
+
 def _pair(values: list[float], key: str) -> tuple[float, float]:
     if len(values) != 2 or values[0] >= values[1]:
-        raise ConfigError(f"{values} is not [low, high]", where=f"preprocessing.{key}", mend="For example [-1000, 400]")
+        raise ConfigError(f"{values} is not [low, high]", where=key, mend="For example [-1000, 400]")
     return values[0], values[1]
 
 
-def check_unit(volume: Volume, unit: str, where: str) -> None:
+def check_unit(volume: Volume, unit: str, where: str, key: str = "preprocessing.unit") -> None:
     """Refuse an image whose values are in another unit.
 
     A NIfTI image does not tell its unit: one that should be in Hounsfield units must at least reach down to air.
+
+    Args:
+        volume: The image.
+        unit: The unit that is needed; ``"any"`` takes all.
+        where: How errors name the image.
+        key: Where the configuration says which unit is needed.
 
     Raises:
         DataError: If the unit does not fit.
@@ -57,12 +88,38 @@ def check_unit(volume: Volume, unit: str, where: str) -> None:
     if unit == "any" or volume.unit.casefold() == unit.casefold():
         return
     if volume.unit != "any":
-        mend = "Use studies of the same kind, or set preprocessing.unit"
+        mend = f"Use studies of the same kind, or set {key}"
         raise DataError(f"the values are in {volume.unit}, and {unit} is needed", where=where, mend=mend)
     lowest = float(volume.array.min())
     if unit != "HU" or not _HU_OF_AIR[0] <= lowest <= _HU_OF_AIR[1]:
         what = f"the image does not tell its unit, {unit} is needed, and its lowest value is {lowest:g}"
-        raise DataError(what, where=where, mend=f"If the values are {unit} all the same, set preprocessing.unit=any")
+        raise DataError(what, where=where, mend=f"If the values are {unit} all the same, set {key}=any")
+
+
+def normalise_channels(
+    volume: Volume, intensities: Sequence[Intensity], where: str
+) -> tuple[FloatArray, tuple[float, ...]]:
+    """Clip and normalise each named channel in its own way.
+
+    Args:
+        volume: An image with ``channel_info``.
+        intensities: One a channel; ``mean`` and ``std`` have one entry.
+        where: How errors name the image.
+
+    Returns:
+        As :func:`normalise` does. A filled channel is 0 everywhere, padding included, whatever the normalisation.
+
+    Raises:
+        DataError: As :func:`normalise` does, naming the channel.
+    """
+    array = volume.array if volume.array.ndim == 4 else volume.array[None]
+    out = np.zeros(array.shape, np.float32)
+    background = [0.0] * len(out)
+    for n, (info, intensity) in enumerate(zip(volume.channel_info, intensities, strict=True)):
+        if not info.filled:
+            values, (background[n],) = normalise(array[n : n + 1], intensity, f"{where}, {info.name}".lstrip(", "))
+            out[n] = values[0]
+    return out, tuple(background)
 
 
 def normalise(array: FloatArray, intensity: Intensity, where: str) -> tuple[FloatArray, tuple[float, ...]]:

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-import logging
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from medtl_monai.config import DataConfig
+from medtl_monai.data.inputs import MEND_INPUTS, MEND_SELECT, Input, Inputs, choose_inputs
 from medtl_monai.data.nifti import is_nifti
 from medtl_monai.data.table import Row, Table, listing
 from medtl_monai.data.targets import find_file
 from medtl_monai.dicom import Series, Study, StudyIndex, scan
-from medtl_monai.dicom.select import Rules, narrow
 from medtl_monai.errors import ConfigError, DataError, did_you_mean
 
 KEYS: Mapping[str, Callable[[Study], str]] = {
@@ -23,10 +22,8 @@ KEYS: Mapping[str, Callable[[Study], str]] = {
 }
 """Attributes that rows may be joined by, in order of preference."""
 
-MEND_SELECT = "Say which with data.select (modality, description, orientation, part, …), or keep one series a study"
-
-_SHOWN = 10
-_log = logging.getLogger(__name__)
+Source = Series | Path
+"""Where one image of a case is: a DICOM series, or a NIfTI file."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -34,49 +31,100 @@ class Joined:
     """Images found for the rows of a table.
 
     Attributes:
-        images: Row number to a DICOM series or a NIfTI file.
+        images: Row number to one image an input; None where it is missing and will be filled. The first is there.
         notes: What was left out.
     """
 
-    images: Mapping[int, Series | Path] = dataclasses.field(repr=False)
+    images: Mapping[int, tuple[Source | None, ...]] = dataclasses.field(repr=False)
     notes: tuple[str, ...] = ()
 
 
 def join_nifti(table: Table, config: DataConfig) -> Joined:
-    """Find the NIfTI file that each row names, relative to the table's folder.
+    """Find the NIfTI file, or files, that each row names, relative to the table's folder.
 
     Raises:
-        DataError: If the column is absent, or files are absent, named twice or not NIfTI.
+        DataError: If a column is absent, or files are absent, named twice or not NIfTI.
     """
-    column = _image_column(table, config)
-    drop = config.unmatched == "drop"
+    inputs = Inputs.of(config)
+    columns = [_image_column(table, item, config) for item in inputs.items]
+    first, *others = inputs.items
+    images, notes = _first_images(table, columns[0], drop=config.unmatched == "drop" or first.missing == "drop")
+    found: dict[int, tuple[Source | None, ...]] = {number: (path,) for number, path in images.items()}
+    for item, column in zip(others, columns[1:], strict=True):
+        own, left_out = _other_images(table, [row for row in table.rows if row.number in found], item, column)
+        notes += left_out
+        found = {number: (*paths, own[number]) for number, paths in found.items() if number in own}
+    _refuse_twice(table, found, columns)
+    return Joined(images=found, notes=notes)
+
+
+def find_images(table: Table, inputs: Inputs) -> dict[int, tuple[Path | None, ...]]:
+    """Return the NIfTI files that each row of a table without labels names; None where there is none."""
+    columns = [table.require(item.column, "the run") for item in inputs.items]
+    folder = table.path.parent
+    return {
+        row.number: tuple(None if row.missing(c) else find_file(row[c], folder) or folder / row[c] for c in columns)
+        for row in table.rows
+    }
+
+
+def _first_images(table: Table, column: str, *, drop: bool) -> tuple[dict[int, Path], tuple[str, ...]]:
     found = {row.number: find_file(row[column], table.path.parent) for row in table.rows if not row.missing(column)}
     absent = [row for row in table.rows if found.get(row.number) is None]
     if absent and (not drop or len(absent) == len(table.rows)):
         mend = "Paths are relative to the table's folder; data.unmatched=drop leaves such rows out"
         raise table.bad_rows(f"{column} names images that are not there", absent, mend)
     images = {number: path for number, path in found.items() if path is not None}
-    uses = Counter(path.resolve() for path in images.values())
-    twice = [row for row in table.rows if row.number in images and uses[images[row.number].resolve()] > 1]
-    if twice:
-        raise table.bad_rows(f"{column} names the same image twice", twice, "Keep one row an image")
+    _refuse_other_kinds(table, column, images)
+    return images, (f"{len(absent)} rows without an image were left out",) if absent else ()
+
+
+def _other_images(
+    table: Table, rows: Sequence[Row], item: Input, column: str
+) -> tuple[dict[int, Path | None], tuple[str, ...]]:
+    """Return the images of an input other than the first; rows that are left out are not in it."""
+    empty = [row for row in rows if row.missing(column)]
+    if empty and (item.missing == "error" or (item.missing == "drop" and len(empty) == len(rows))):
+        mend = f"Complete the table, or set missing of data.inputs.{item.name} to fill or drop"
+        raise table.bad_rows(f"{column} names no image", empty, mend)
+    gone = {row.number for row in empty}
+    found = {row.number: find_file(row[column], table.path.parent) for row in rows if row.number not in gone}
+    absent = [row for row in rows if row.number in found and found[row.number] is None]
+    if absent:
+        mend = "Paths are relative to the table's folder; leave the cell empty where there is no image"
+        raise table.bad_rows(f"{column} names images that are not there", absent, mend)
+    _refuse_other_kinds(table, column, {number: path for number, path in found.items() if path is not None})
+    if item.missing == "drop":
+        return dict(found), (f"{len(empty)} rows without {item.name} were left out",) if empty else ()
+    return {row.number: found.get(row.number) for row in rows}, ()
+
+
+def _refuse_other_kinds(table: Table, column: str, images: Mapping[int, Path]) -> None:
     other = [row for row in table.rows if row.number in images and not is_nifti(images[row.number])]
     if other:
         mend = "Convert them to .nii.gz; for DICOM give the folder with --studies and join by StudyInstanceUID"
         raise table.bad_rows(f"{column} names files that are not NIfTI", other, mend)
-    notes = (f"{len(absent)} rows without an image were left out",) if absent else ()
-    return Joined(images=images, notes=notes)
 
 
-def _image_column(table: Table, config: DataConfig) -> str:
-    if config.image not in table.columns:
+def _refuse_twice(table: Table, found: Mapping[int, Sequence[Source | None]], columns: Sequence[str]) -> None:
+    paths = {number: [p.resolve() for p in own if isinstance(p, Path)] for number, own in found.items()}
+    uses = Counter(path for own in paths.values() for path in own)
+    twice = [row for row in table.rows if any(uses[path] > 1 for path in paths.get(row.number, ()))]
+    if twice:
+        what = f"{' or '.join(columns)} names the same image twice"
+        raise table.bad_rows(what, twice, "Keep one row an image" if len(columns) == 1 else "Name each image once")
+
+
+def _image_column(table: Table, item: Input, config: DataConfig) -> str:
+    if item.column not in table.columns:
+        key = f"data.inputs.{item.name}.column" if config.inputs else "data.image"
         raise DataError(
-            f"there is no studies folder, and the table has no column {config.image!r} of NIfTI paths",
+            f"there is no studies folder, and the table has no column {item.column!r} of NIfTI paths",
             where=table.path.name,
-            mend=f"Give DICOM with --studies, or name the column with data.image. "
-            f"{did_you_mean(config.image, table.columns)}",
+            mend=f"Give DICOM with --studies, or name the column with {key}. "
+            f"{did_you_mean(item.column, table.columns)}",
         )
-    return config.image
+    return item.column
 
 
 def join_dicom(table: Table, config: DataConfig, root: Path) -> Joined:
@@ -100,7 +148,8 @@ def join_dicom(table: Table, config: DataConfig, root: Path) -> Joined:
     table.refuse(lambda row: len(by_key[row[column]]) > 1, shared, "Join by StudyInstanceUID (data.key)")
     matched = {row.number: by_key[row[column]][0] for row in table.rows if by_key[row[column]]}
     notes = _unmatched(table, config, key, matched, studies)
-    return Joined(images=_one_series_each(table, matched, select_rules(config)), notes=notes)
+    images, left_out = _series_of_each(table, matched, Inputs.of(config))
+    return Joined(images=images, notes=(*notes, *left_out))
 
 
 def scan_images(root: Path) -> StudyIndex:
@@ -120,48 +169,6 @@ def scan_images(root: Path) -> StudyIndex:
             mend = "It holds a dataset.json: give the folder with --dataset in place of --studies and --labels"
         raise DataError(what, where=root.name, mend=mend)
     return index
-
-
-def select_rules(config: DataConfig) -> Rules:
-    """Return the rules of ``data.select``."""
-    return Rules.of({name: value for name, value in config.select.model_dump().items() if value is not None})
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Choice:
-    """The series of a study that the rules leave, and those they do not.
-
-    Attributes:
-        left: Candidates, best first; the study's image is clear when there is one.
-        dropped: Each other series with the reason.
-    """
-
-    left: tuple[Series, ...]
-    dropped: tuple[tuple[Series, str], ...] = ()
-
-    @property
-    def clear(self) -> bool:
-        """Whether exactly one is left."""
-        return len(self.left) == 1
-
-    def explain(self) -> str:
-        """Say in one clause, without identifiers, why the image is not clear: what is left, and what went why."""
-        could = _some([item.summary() for item in self.left])
-        gone = _some([f"{item.summary()} ({reason})" for item, reason in self.dropped])
-        what = f"the study has {len(self.left)} series that could be its image"
-        return what + (f": {could}" if could else "") + (f"; left out: {gone}" if gone else "")
-
-
-def choose_series(study: Study, rules: Rules) -> Choice:
-    """Apply rules, then the default preferences: no localizers, derived images or stubs beside others."""
-    left, dropped = narrow(study.series, rules)
-    for item, reason in dropped:
-        _log.debug("%s left out: %s", item.summary(), reason)
-    return Choice(left=tuple(left), dropped=tuple(dropped))
-
-
-def _some(texts: Sequence[str]) -> str:
-    return "; ".join(texts[:5]) + (f" and {len(texts) - 5} more" if len(texts) > 5 else "")
 
 
 def _key(table: Table, config: DataConfig) -> tuple[str, str]:
@@ -214,10 +221,18 @@ def _why(table: Table, key: str, rows: Sequence[Row], studies: Sequence[Study]) 
     return "Check that table and studies belong together"
 
 
-def _one_series_each(table: Table, matched: Mapping[int, Study], rules: Rules) -> dict[int, Series]:
-    choices = {number: choose_series(study, rules) for number, study in matched.items()}
-    unclear = [row for row in table.rows if row.number in choices and not choices[row.number].clear]
+def _series_of_each(
+    table: Table, matched: Mapping[int, Study], inputs: Inputs
+) -> tuple[dict[int, tuple[Source | None, ...]], tuple[str, ...]]:
+    found = {number: choose_inputs(study, inputs) for number, study in matched.items()}
+    unclear = [row for row in table.rows if row.number in found and found[row.number].problem]
     if unclear:
-        what = choices[unclear[0].number].explain()
-        raise table.bad_rows(f"the image of a study is not clear ({what})", unclear, MEND_SELECT)
-    return {number: choice.left[0] for number, choice in choices.items()}
+        image = "the images of a study are" if inputs.several else "the image of a study is"
+        mend = MEND_INPUTS if inputs.names else MEND_SELECT
+        raise table.bad_rows(f"{image} not clear ({found[unclear[0].number].problem})", unclear, mend)
+    complete = {number: images.sources for number, images in found.items() if not images.incomplete}
+    gone = len(found) - len(complete)
+    if not complete:
+        names = " and ".join(item.name for item in inputs.items if item.missing == "drop")
+        raise DataError(f"no study is complete: {names} is missing", where=table.path.name, mend=MEND_INPUTS)
+    return dict(complete), (f"{gone} studies that miss an input were left out",) if gone else ()

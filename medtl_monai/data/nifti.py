@@ -26,21 +26,26 @@ def is_nifti(path: Path) -> bool:
     return path.name.lower().endswith(SUFFIXES)
 
 
-def read_nifti(path: Path, *, where: str = "") -> Volume:
+def read_nifti(path: Path, *, where: str = "", channels: int = 1) -> Volume:
     """Read a NIfTI image: scaling applied, voxel-to-RAS affine from the sform, else the qform.
 
     Args:
         path: A ``.nii`` or ``.nii.gz`` file with two or three spatial axes.
         where: How errors name the file; by default its name.
+        channels: How many images lie along the fourth axis; nothing else may have one.
+
+    Returns:
+        float32 ``[i, j, k]``, or ``[c, i, j, k]`` for several channels.
 
     Raises:
-        DataError: If the file is absent, damaged, four-dimensional, complex or RGB, larger than memory, has no usable
-            affine, or has values that are not finite.
+        DataError: If the file is absent, damaged, complex or RGB, larger than memory, has another number of channels,
+            has no usable affine, or has values that are not finite.
     """
     where = where or path.name
-    image, header_shape, affine, notes = _open(path, where)
+    image, header_shape, affine, notes = _open(path, where, channels)
     with _readable(where):
-        array = np.asarray(image.dataobj, dtype=np.float32).reshape(header_shape)
+        array = np.asarray(image.dataobj, dtype=np.float32)
+    array = array.reshape(header_shape) if channels == 1 else np.moveaxis(array.reshape(*header_shape, channels), 3, 0)
     bad = int(array.size - np.count_nonzero(np.isfinite(array)))
     if bad:
         mend = "Replace NaN and infinite values by the background's value"
@@ -48,24 +53,24 @@ def read_nifti(path: Path, *, where: str = "") -> Volume:
     return Volume(array=array, affine=affine, geometry=_geometry(affine), notes=notes)
 
 
-def nifti_grid(path: Path, *, where: str = "") -> tuple[tuple[int, int, int], Affine]:
-    """Return shape and affine from the header alone.
+def nifti_grid(path: Path, *, where: str = "", channels: int = 1) -> tuple[tuple[int, int, int], Affine]:
+    """Return spatial shape and affine from the header alone.
 
     Raises:
         DataError: As :func:`read_nifti` does for what the header tells.
     """
-    _, shape, affine, _ = _open(path, where or path.name)
+    _, shape, affine, _ = _open(path, where or path.name, channels)
     return shape, affine
 
 
-def _open(path: Path, where: str) -> tuple[Any, tuple[int, int, int], Affine, tuple[str, ...]]:
+def _open(path: Path, where: str, channels: int) -> tuple[Any, tuple[int, int, int], Affine, tuple[str, ...]]:
     if not path.is_file():
         raise DataError("no such file", where=where, mend="Check the path in the table: it is relative to the table")
     with _readable(where):
         image = nib.load(path)
         if not isinstance(image, (nib.Nifti1Image, nib.Nifti1Pair)):
             raise DataError("the file is not NIfTI", where=where, mend="Convert it to .nii.gz")
-        shape = _spatial_shape(image.shape, where)
+        shape = _spatial_shape(_without_channels(image.shape, channels, where), where)
         _check_values(image, where)
         affine, notes = _affine(image, shape, where)
     return image, shape, affine, notes
@@ -81,12 +86,24 @@ def _readable(where: str) -> Iterator[None]:
         raise DataError(what, where=where, mend="Export it again; it may be cut short") from error
 
 
+def _without_channels(shape: tuple[int, ...], channels: int, where: str) -> tuple[int, ...]:
+    if channels == 1:
+        return shape
+    if len(shape) < 4 or shape[-1] != channels:
+        found = f"{shape[-1]} on its last axis" if len(shape) > 3 else "no fourth axis"
+        mend = "Name the channels of the files in data.channels, in their order"
+        raise DataError(
+            f"{channels} channels are expected, and the image {tuple(shape)} has {found}", where=where, mend=mend
+        )
+    return shape[:-1]
+
+
 def _spatial_shape(shape: tuple[int, ...], where: str) -> tuple[int, int, int]:
     trimmed = list(shape)
     while len(trimmed) > 3 and trimmed[-1] == 1:
         trimmed.pop()
     if len(trimmed) > 3:
-        mend = "Split it into three-dimensional files, one a row"
+        mend = "Split it into three-dimensional files, one a row; if they are channels, name them in data.channels"
         raise DataError(f"the image has {len(trimmed)} dimensions {tuple(shape)}", where=where, mend=mend)
     if len(trimmed) < 2 or min(trimmed) < 1:
         raise DataError(f"the image has shape {tuple(shape)}", where=where, mend="Use two or three spatial axes")

@@ -11,8 +11,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from medtl_monai.data.channels import name_channels
 from medtl_monai.data.grid import Grid, move, move_labels
-from medtl_monai.data.intensity import check_unit, normalise
+from medtl_monai.data.image_info import convertible
+from medtl_monai.data.intensity import check_unit, normalise, normalise_channels
 from medtl_monai.dicom.geometry import FloatArray, Volume
 from medtl_monai.errors import DataError, RunError
 from medtl_monai.specs import Intensity, TargetKind, to_json
@@ -21,6 +23,21 @@ SPACING_TOLERANCE = 0.01
 """Relative difference of voxel sizes up to which an image is not resampled."""
 
 Fit = Literal["crop", "shrink", "resize"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ChannelPlan:
+    """What one of several named channels is, and what is done to its values.
+
+    Attributes:
+        name: What it is called.
+        modality: Modalities that are accepted, as for :class:`Preprocessing`.
+        intensity: What is done to its values; ``mean`` and ``std`` have one entry.
+    """
+
+    name: str
+    modality: tuple[str, ...] = ()
+    intensity: Intensity = dataclasses.field(default_factory=Intensity)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -45,7 +62,8 @@ class Preprocessing:
         divisible_by: Sizes are a multiple of this, where ``size`` is None.
         min_size: Sizes are at least this, where ``size`` is None.
         patch_size: Segmentation: size of training patches and of the windows in inference; None for whole images.
-        intensity: What is done to the values.
+        intensity: What is done to the values, where channels have no names.
+        channel_plans: One entry a channel where channels have names, in their order.
         on_gap: What reading does about missing slices.
         notes: Decisions that were made from the data.
     """
@@ -63,6 +81,7 @@ class Preprocessing:
     min_size: tuple[int, ...] = ()
     patch_size: tuple[int, ...] | None = None
     intensity: Intensity = dataclasses.field(default_factory=Intensity)
+    channel_plans: tuple[ChannelPlan, ...] = ()
     on_gap: Literal["error", "interpolate"] = "error"
     notes: tuple[str, ...] = ()
 
@@ -79,10 +98,15 @@ class Preprocessing:
             RunError: If it has entries that this version does not know.
         """
         try:
-            fields = {key: _tuples(item) for key, item in value.items() if key != "intensity"}
-            intensity = {key: _tuples(item) for key, item in value.get("intensity", {}).items()}
-            return cls(**fields, intensity=Intensity(**intensity))
-        except TypeError as error:
+            fields = {k: _tuples(item) for k, item in value.items() if k not in ("intensity", "channel_plans")}
+            plans = tuple(
+                ChannelPlan(
+                    name=plan["name"], modality=_tuples(plan["modality"]), intensity=_intensity(plan["intensity"])
+                )
+                for plan in value.get("channel_plans", ())
+            )
+            return cls(**fields, intensity=_intensity(value.get("intensity", {})), channel_plans=plans)
+        except (TypeError, KeyError) as error:
             mend = "Use the version of medtl-monai that made the run"
             raise RunError("the stored preprocessing is not understood", where="preprocessing", mend=mend) from error
 
@@ -101,8 +125,12 @@ class Preprocessing:
     def image_and_background(self, volume: Volume, *, where: str = "") -> tuple[Tensor, tuple[float, ...]]:
         """Return the image, and the value per channel that padding has."""
         self.check(volume, where=where)
-        array = volume.array if volume.array.ndim == 4 else volume.array[None]
-        values, background = normalise(array, self.intensity, where)
+        if self.channel_plans:
+            intensities = [plan.intensity for plan in self.channel_plans]
+            values, background = normalise_channels(self._named(volume), intensities, where)
+        else:
+            array = volume.array if volume.array.ndim == 4 else volume.array[None]
+            values, background = normalise(array, self.intensity, where)
         moved = move(values, Grid.of(volume), self.grid(volume), background)
         image = torch.from_numpy(moved if self.spatial_dims == 3 else moved[..., 0])
         if self.repeat_channels:
@@ -159,13 +187,41 @@ class Preprocessing:
         if volume.channels != wanted:
             what = f"the image has {volume.channels} channels, and {wanted} are needed"
             raise DataError(what, where=where, mend="Use images like those of the training")
-        if self.modality and volume.modality and volume.modality not in self.modality:
-            what = f"the modality is {volume.modality}, and {' or '.join(self.modality)} is needed"
-            raise DataError(what, where=where, mend="Use studies of the modality that the model was made for")
         if self.spacing_mm is not None and not volume.spacing_known:
             mend = "Set preprocessing.spacing_mm to null in a run for such images, or leave out the case"
             raise DataError("the image does not tell its pixel spacing, which is needed", where=where, mend=mend)
+        if self.channel_plans:
+            self._check_channels(self._named(volume), where)
+            return
+        _check_modality(volume, self.modality, where)
         check_unit(volume, self.intensity.unit, where)
+
+    @property
+    def units(self) -> str | dict[str, str | None] | None:
+        """Units that reading is to convert to, see :meth:`medtl_monai.data.cases.CaseTable.read_volume`."""
+        if self.channel_plans:
+            return {plan.name: convertible(plan.intensity.unit) for plan in self.channel_plans}
+        return convertible(self.intensity.unit)
+
+    def _named(self, volume: Volume) -> Volume:
+        # One channel alone cannot be in a wrong order.
+        names = [plan.name for plan in self.channel_plans]
+        return volume if volume.channel_info or len(names) > 1 else name_channels(volume, names)
+
+    def _check_channels(self, volume: Volume, where: str) -> None:
+        wanted = [plan.name for plan in self.channel_plans]
+        found = [info.name for info in volume.channel_info]
+        if found != wanted:
+            what = f"the channels are {', '.join(found) or 'without names'}, and {', '.join(wanted)} are needed"
+            raise DataError(what, where=where, mend="Read the image with the inputs of the run (Volume.channel_info)")
+        array = volume.array if volume.array.ndim == 4 else volume.array[None]
+        for n, (plan, info) in enumerate(zip(self.channel_plans, volume.channel_info, strict=True)):
+            if info.filled:
+                continue
+            channel = volume.replace(array=array[n], modality=info.modality, unit=info.unit, channel_info=())
+            name = f"{where}, {info.name}".lstrip(", ")
+            _check_modality(channel, plan.modality, name)
+            check_unit(channel, plan.intensity.unit, name, f"preprocessing.channels.{info.name}.unit")
 
     def grid(self, volume: Volume) -> Grid:
         """Return the grid of the preprocessed image."""
@@ -184,6 +240,12 @@ class Preprocessing:
         for have, wanted in zip(grid.shape, self.size, strict=False):
             kept *= min(1.0, wanted / have)
         return 1.0 - kept
+
+
+def _check_modality(volume: Volume, accepted: Sequence[str], where: str) -> None:
+    if accepted and volume.modality and volume.modality not in accepted:
+        what = f"the modality is {volume.modality}, and {' or '.join(accepted)} is needed"
+        raise DataError(what, where=where, mend="Use studies of the modality that the model was made for")
 
 
 def check_dims(shape: Sequence[int], spatial_dims: int, where: str) -> None:
@@ -232,6 +294,10 @@ def _fitted(grid: Grid, size: Sequence[int], fit: Fit) -> Grid:
         steps = [s * factor for s in grid.spacing_mm[:dims]]
         grid = grid.respaced([*steps, *grid.spacing_mm[dims:]])
     return grid.fitted((*size, *grid.shape[len(size) :]))
+
+
+def _intensity(value: Mapping[str, Any]) -> Intensity:
+    return Intensity(**{key: _tuples(item) for key, item in value.items()})
 
 
 def _tuples(value: Any) -> Any:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from medtl_monai.config import PreprocessingConfig
+from medtl_monai.data.channel_plans import plan_channels
 from medtl_monai.data.grid import Grid
 from medtl_monai.data.image_info import ImageInfo, image_info
-from medtl_monai.data.intensity import resolve_intensity
+from medtl_monai.data.intensity import resolve_intensity, statistics_for
 from medtl_monai.data.pipeline import SPACING_TOLERANCE, Fit, Preprocessing, check_dims, plain_grid, respaced, round_up
 from medtl_monai.errors import ConfigError, DataError
 from medtl_monai.specs import InputSpec, Intensity, TargetKind
@@ -30,7 +31,11 @@ _UNEVEN = 1.5
 
 
 def plan_preprocessing(
-    spec: InputSpec, config: PreprocessingConfig, kind: TargetKind, images: Sequence[ImageInfo]
+    spec: InputSpec,
+    config: PreprocessingConfig,
+    kind: TargetKind,
+    images: Sequence[ImageInfo],
+    learnt: Mapping[str, Intensity] | None = None,
 ) -> Preprocessing:
     """Resolve everything that preprocessing needs.
 
@@ -42,6 +47,7 @@ def plan_preprocessing(
         config: The user's changes.
         kind: What the targets are.
         images: The training images.
+        learnt: How the weights have learnt to see channels, by name: instead of the spec's intensity.
 
     Raises:
         ConfigError: If a value of the configuration does not fit the backbone.
@@ -52,7 +58,11 @@ def plan_preprocessing(
     for image in images:
         check_dims(image.shape, spec.spatial_dims, "training images")
     channels, repeat = _channels(spec, images)
-    intensity = _intensity(spec, config, channels, images)
+    channel_plans, notes = plan_channels(spec, config, images, learnt or {}, channels)
+    # With named channels this is only what they have in common.
+    intensity = (
+        resolve_intensity(spec.intensity, config) if channel_plans else _intensity(spec, config, channels, images)
+    )
     plan = Preprocessing(
         spatial_dims=spec.spatial_dims,
         kind=kind,
@@ -62,8 +72,9 @@ def plan_preprocessing(
         orientation=_orientation(spec, config),
         divisible_by=tuple(spec.divisible_by) or (1,) * spec.spatial_dims,
         intensity=intensity,
+        channel_plans=channel_plans,
         on_gap=config.on_gap,
-        notes=_foreign_modality(spec, images),
+        notes=(*_foreign_modality(spec, images), *notes),
     )
     plan = _with_spacing(plan, spec, config, images)
     shapes = _shapes(plan, images)
@@ -89,7 +100,7 @@ def _channels(spec: InputSpec, images: Sequence[ImageInfo]) -> tuple[int, bool]:
 
 
 def _foreign_modality(spec: InputSpec, images: Sequence[ImageInfo]) -> tuple[str, ...]:
-    foreign = sorted({image.modality for image in images} - {"", *spec.modality})
+    foreign = sorted({modality for image in images for modality in image.modalities} - {"", *spec.modality})
     if not spec.modality or not foreign:
         return ()
     return (f"the backbone was made for {' and '.join(spec.modality)}; the images are {' and '.join(foreign)}",)
@@ -101,15 +112,7 @@ def _intensity(spec: InputSpec, config: PreprocessingConfig, channels: int, imag
     if intensity.unit == "any" and config.unit is None and len(units) == 1:
         # What the model learns on is what it is for: values in another unit are refused later.
         intensity = dataclasses.replace(intensity, unit=units.pop())
-    if intensity.normalise == "fixed" and len(intensity.mean) != channels:
-        if len(intensity.mean) > 1 and channels > 1:
-            what = f"the backbone normalises {len(intensity.mean)} channels, and the images have {channels}"
-            raise ConfigError(what, where="preprocessing.normalise", mend="Set it to zscore")
-        # Grey from colour statistics, or one statistic for all channels.
-        mean = (float(np.mean(intensity.mean)),) * channels
-        std = (float(np.sqrt(np.mean(np.square(intensity.std)))),) * channels
-        intensity = dataclasses.replace(intensity, mean=mean, std=std)
-    return intensity
+    return statistics_for(intensity, channels)
 
 
 def _orientation(spec: InputSpec, config: PreprocessingConfig) -> str | None:

@@ -104,7 +104,7 @@ def make_splits(table: CaseTable, config: SplitConfig) -> Splits:
     parts = {case.case_id: assigned[case.group] for case in table}
     absent = {i: (stored.groups[i], stored.parts[i]) for i in stored.parts if i not in groups} if stored else {}
     splits = Splits(parts=parts, groups=groups, notes=(*notes, *_missing_classes(table, parts)), absent=absent)
-    check_contents(splits, {case.case_id: case.fingerprint for case in table if case.fingerprint})
+    check_contents(splits, {case.case_id: case.fingerprints for case in table})
     return splits
 
 
@@ -140,27 +140,27 @@ def _fold(table: CaseTable, config: SplitConfig, test: set[str], number: int) ->
     parts = {case.case_id: assigned[case.group] for case in table}
     groups = {case.case_id: case.group for case in table}
     splits = Splits(parts=parts, groups=groups, notes=_missing_classes(table, parts))
-    check_contents(splits, {case.case_id: case.fingerprint for case in table if case.fingerprint})
+    check_contents(splits, {case.case_id: case.fingerprints for case in table})
     return splits
 
 
-def check_contents(splits: Splits, contents: Mapping[str, str]) -> None:
+def check_contents(splits: Splits, contents: Mapping[str, tuple[str, ...]]) -> None:
     """Refuse one image in two parts, under whatever names and groups.
 
     Args:
         splits: The division.
-        contents: Case id to a hash of the image, as in ``CaseDataset.contents``; cases may be left out.
+        contents: Case id to a hash of each of its images, as in ``CaseDataset.contents``; cases may be left out.
 
     Raises:
         DataError: That names the cases.
     """
     cases = defaultdict(list)
-    for case_id, content in contents.items():
-        if case_id in splits.parts:
+    for case_id, images in contents.items():
+        for content in dict.fromkeys(images if case_id in splits.parts else ()):
             cases[content].append(case_id)
     torn = [ids for ids in cases.values() if len({splits.parts[i] for i in ids}) > 1]
     if torn:
-        pairs = [f"{' = '.join(ids)}" for ids in torn]
+        pairs = list(dict.fromkeys(" = ".join(ids) for ids in torn))
         what = f"the same image is in two parts: {listing('case', pairs, _SHOWN)}"
         raise DataError(what, where="splits", mend="Leave out the copies, or give them one group (data.group_by)")
 

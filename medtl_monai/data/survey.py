@@ -8,14 +8,15 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 
 from medtl_monai.data.identity import load_key, pseudonym
-from medtl_monai.data.join import choose_series
+from medtl_monai.data.inputs import Inputs, StudyImages, choose_inputs
 from medtl_monai.dicom import Series, Study, StudyIndex, scan
-from medtl_monai.dicom.select import Rules, orientation_name
+from medtl_monai.dicom.select import orientation_name
 from medtl_monai.dicom.volume import refusal
 from medtl_monai.errors import MedtlError
 
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 _SHORTEST_NUMBER = 5
+_USABLE = ("kept", "missing, filled")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -32,6 +33,7 @@ class SeriesLine:
         folder: Where they are, below the root.
         verdict: ``"kept"``, ``"refused"``, ``"left out"``, or ``"one of several"``.
         reason: Why it is not kept.
+        input: The input that it would be, or would be one of several for; empty where a study has one image.
         description: SeriesDescription: free text that may name people.
     """
 
@@ -44,6 +46,7 @@ class SeriesLine:
     folder: str
     verdict: str
     reason: str = ""
+    input: str = ""
     description: str = dataclasses.field(default="", repr=False)
 
 
@@ -54,7 +57,8 @@ class StudyLine:
     Attributes:
         case_id: Pseudonym of the study.
         patient: Pseudonym of the patient.
-        series: Its candidate volumes, the one that is kept first.
+        series: Its candidate volumes, those that are kept first, in the order of the inputs.
+        inputs: Input → ``"kept"``, or what is wrong with it; empty where a study has one image.
         segmentations: Number of DICOM SEG objects.
         study: The study itself.
     """
@@ -64,11 +68,13 @@ class StudyLine:
     series: tuple[SeriesLine, ...]
     segmentations: int
     study: Study = dataclasses.field(repr=False)
+    inputs: dict[str, str] = dataclasses.field(default_factory=dict)
 
     @property
     def image(self) -> SeriesLine | None:
-        """The series that training would read, if it is clear which."""
-        return next((line for line in self.series if line.verdict == "kept"), None)
+        """The series that training would read (of several, the first), if it is clear which."""
+        clear = all(state in _USABLE for state in self.inputs.values())
+        return next((line for line in self.series if line.verdict == "kept"), None) if clear else None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -93,7 +99,7 @@ class Survey:
 def survey(
     path: Path,
     *,
-    rules: Rules | None = None,
+    inputs: Inputs | None = None,
     skip: Sequence[str] = (),
     redact_paths: bool = False,
     workers: int | None = None,
@@ -103,7 +109,7 @@ def survey(
 
     Args:
         path: The data root, or a zip archive.
-        rules: Which series is a study's image, where it has several.
+        inputs: Which series are a study's images.
         skip: Patterns of files to leave out.
         redact_paths: Put pseudonyms in place of file and folder names.
         workers: Processes that parse headers.
@@ -115,12 +121,12 @@ def survey(
     """
     key = load_key()
     with scan(path, workers=workers, skip=skip, index=index) as found:
-        return _survey(found, key, rules or Rules(), _Redactor(key, found.damaged if redact_paths else None))
+        return _survey(found, key, inputs or Inputs(), _Redactor(key, found.damaged if redact_paths else None))
 
 
-def _survey(index: StudyIndex, key: bytes, rules: Rules, redactor: _Redactor) -> Survey:
+def _survey(index: StudyIndex, key: bytes, inputs: Inputs, redactor: _Redactor) -> Survey:
     return Survey(
-        studies=tuple(_study(study, key, rules, redactor) for study in index.studies if study.series),
+        studies=tuple(_study(study, key, inputs, redactor) for study in index.studies if study.series),
         segmentations=len(index.segmentations),
         structure_sets=len(index.structure_sets),
         skipped=index.skipped,
@@ -156,11 +162,17 @@ def _case_row(line: StudyLine, redact_paths: bool) -> dict[str, str]:
         "shape": "x".join(map(str, shown.shape)) if image else "",
         "spacing_mm": spacing,
         "folder": _inert(shown.folder),
-        "verdict": "kept" if image else _inert(f"{shown.verdict}: {shown.reason}"),
+        "verdict": "kept" if image else _inert(_problem(line)),
     }
+    row |= {f"input {name}": _inert(state) for name, state in line.inputs.items()}
     if redact_paths:
         del row["folder"]
     return row
+
+
+def _problem(line: StudyLine) -> str:
+    wrong = [f"{name}: {state}" for name, state in line.inputs.items() if state not in _USABLE]
+    return "; ".join(wrong) or f"{line.series[0].verdict}: {line.series[0].reason}"
 
 
 def _inert(text: str) -> str:
@@ -168,26 +180,59 @@ def _inert(text: str) -> str:
     return f"'{printable(text)}" if text.startswith(_FORMULA) else printable(text)
 
 
-def _study(study: Study, key: bytes, rules: Rules, redactor: _Redactor) -> StudyLine:
-    choice = choose_series(study, rules)
-    lines = []
-    for item in choice.left:
-        reason = refusal(item, select=rules)
-        verdict = "refused" if reason else "kept" if choice.clear else "one of several"
-        if verdict == "one of several":
-            reason = f"{len(choice.left)} series could be the image"
-        lines.append(_series(item, verdict, reason, redactor))
-    lines += [_series(item, "left out", reason, redactor) for item, reason in choice.dropped]
+def _study(study: Study, key: bytes, inputs: Inputs, redactor: _Redactor) -> StudyLine:
+    images = choose_inputs(study, inputs)
+    judged = [_judge(item, n, images, inputs, redactor) for n, item in enumerate(study.series)]
+    states = {}
+    if any(item.name for item in inputs.items):
+        lines = [line for _, line in judged]
+        states = {item.name: _state(n, images, inputs, lines) for n, item in enumerate(inputs.items)}
     return StudyLine(
         case_id=pseudonym(key, study.study_instance_uid),
         patient=pseudonym(key, "patient", study.issuer_of_patient_id.strip(), study.patient_id.strip()),
-        series=tuple(lines),
+        series=tuple(line for _, line in sorted(judged, key=lambda pair: pair[0])),
         segmentations=len(study.segmentations),
         study=study,
+        inputs=states,
     )
 
 
-def _series(item: Series, verdict: str, reason: str, redactor: _Redactor) -> SeriesLine:
+def _judge(
+    item: Series, place: int, images: StudyImages, inputs: Inputs, redactor: _Redactor
+) -> tuple[tuple[int, int], SeriesLine]:
+    """Return what a series would be, and what orders it: inputs first, best first, then what is left out."""
+    wanted = [n for n, choice in enumerate(images.choices) if any(item is other for other in choice.left)]
+    if not wanted:
+        reasons = {c.name: why for c in images.choices for other, why in c.dropped if other is item}
+        reason = "; ".join(f"{name}: {why}" if name else why for name, why in reasons.items())
+        return (len(images.choices), place), _series(item, "left out", reason, redactor)
+    n = wanted[0]
+    choice = images.choices[n]
+    names = [images.choices[m].name for m in wanted]
+    reason = refusal(item, select=inputs.items[n].rules)
+    verdict = "refused" if reason else "kept"
+    if not reason and len(wanted) > 1:
+        verdict, reason = "one of several", f"it could be {' or '.join(names)}"
+    elif not reason and not choice.clear:
+        verdict, reason = "one of several", f"{len(choice.left)} series could be {choice.name or 'the image'}"
+    rank = next(m for m, other in enumerate(choice.left) if other is item)
+    return (n, rank), _series(item, verdict, reason, redactor, " or ".join(names))
+
+
+def _state(n: int, images: StudyImages, inputs: Inputs, lines: Sequence[SeriesLine]) -> str:
+    choice, item = images.choices[n], inputs.items[n]
+    if not choice.left:
+        return {"fill": "missing, filled", "drop": "missing, the study is left out"}.get(item.missing, "missing")
+    if not choice.clear:
+        return f"{len(choice.left)} series could be it"
+    twins = [name for pair in images.clashes if item.name in pair for name in pair if name != item.name]
+    if twins:
+        return f"the same series as {' and '.join(twins)}"
+    refused = [line for line in lines if line.input == item.name and line.verdict == "refused"]
+    return "refused" if refused else "kept"
+
+
+def _series(item: Series, verdict: str, reason: str, redactor: _Redactor, name: str = "") -> SeriesLine:
     return SeriesLine(
         modality=printable(item.modality),
         shape=item.shape,
@@ -198,6 +243,7 @@ def _series(item: Series, verdict: str, reason: str, redactor: _Redactor) -> Ser
         folder=printable(redactor.folder(str(PurePosixPath(item.files[0]).parent))),
         verdict=verdict,
         reason=printable(redactor.text(reason, item.files)),
+        input=name,
         description=printable(item.description),
     )
 

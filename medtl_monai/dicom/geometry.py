@@ -16,6 +16,23 @@ SHEAR_TOLERANCE = 1e-3
 """Largest cosine between two axes of a volume that still counts as perpendicular."""
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ChannelInfo:
+    """One channel of a volume whose channels have names.
+
+    Attributes:
+        name: What it is called.
+        modality: DICOM Modality; empty where unknown.
+        unit: What its values are; ``"any"`` for arbitrary units.
+        filled: Whether the image is missing and the channel stands in for it: it holds zeros.
+    """
+
+    name: str
+    modality: str = ""
+    unit: str = "any"
+    filled: bool = False
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Volume:
     """An image with its voxel-to-patient mapping. Two-dimensional images have one slice.
@@ -30,6 +47,8 @@ class Volume:
         spacing_known: False for a 2D image whose file does not tell its pixel spacing (the affine then says 1 mm).
         notes: What was done to the data beyond plain reading, one sentence each; free of identifiers and file names.
         series_uid: SeriesInstanceUID the volume came from, for checking references; never written or shown.
+        frame_of_reference: FrameOfReferenceUID, which says whose positions are comparable; never written or shown.
+        channel_info: One entry a channel where channels have names; modality and unit are then those of the first.
     """
 
     array: FloatArray
@@ -40,10 +59,14 @@ class Volume:
     spacing_known: bool = True
     notes: tuple[str, ...] = ()
     series_uid: str = dataclasses.field(default="", repr=False)
+    frame_of_reference: str = dataclasses.field(default="", repr=False)
+    channel_info: tuple[ChannelInfo, ...] = ()
 
     def __post_init__(self) -> None:
         if self.array.ndim not in (3, 4) or self.array.dtype != np.float32:
             raise ValueError(f"array must be float32 with 3 or 4 axes, not {self.array.dtype} {self.array.shape}")
+        if self.channel_info and len(self.channel_info) != self.channels:
+            raise ValueError(f"{len(self.channel_info)} channels are described, and there are {self.channels}")
         affine = np.asarray(self.affine, np.float64)
         if affine.shape != (4, 4) or not np.isfinite(affine).all() or not np.allclose(affine[3], (0, 0, 0, 1)):
             raise ValueError("affine must be a finite 4×4 matrix whose last row is 0 0 0 1")

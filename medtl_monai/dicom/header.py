@@ -127,6 +127,7 @@ class Header:
         colour_table: Whether there is a palette.
         laterality: ImageLaterality.
         view: ViewPosition.
+        frame_of_reference: FrameOfReferenceUID.
     """
 
     path: str
@@ -151,6 +152,7 @@ class Header:
     overlay_bits: bool = False
     laterality: str = ""
     view: str = ""
+    frame_of_reference: str = dataclasses.field(default="", repr=False)
 
     def plane(self, frame: int) -> Plane:
         """Return the plane of frame ``frame`` (counted from 0)."""

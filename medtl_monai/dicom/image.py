@@ -60,6 +60,7 @@ def image_header(opened: Opened, elements: Elements, sop_class: str) -> Header:
         padding=padding,
         lut="ModalityLUTSequence" in elements,
         units=elements.code("Units"),
+        frame_of_reference=elements.code("FrameOfReferenceUID"),
         overlay_bits=_overlay_bits(opened.dataset),
         laterality=elements.code("ImageLaterality"),
         view=elements.code("ViewPosition"),

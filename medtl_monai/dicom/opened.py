@@ -34,7 +34,7 @@ _KEYWORDS = """
     BitsAllocated BitsStored HighBit PixelRepresentation PixelPaddingValue PixelPaddingRangeLimit RescaleIntercept
     RescaleSlope RescaleType ModalityLUTSequence Units RedPaletteColorLookupTableDescriptor
     SharedFunctionalGroupsSequence PerFrameFunctionalGroupsSequence ReferencedSeriesSequence
-    ReferencedFrameOfReferenceSequence SequenceOfUltrasoundRegions
+    FrameOfReferenceUID ReferencedFrameOfReferenceSequence SequenceOfUltrasoundRegions
 """
 OVERLAY_BIT_POSITION = 0x60000102
 WANTED = {key: (Tag(key), dictionary_VR(key)) for key in [*map(tag, _KEYWORDS.split()), OVERLAY_BIT_POSITION]}

@@ -218,6 +218,7 @@ class _Assembly:
             spacing_known=self.series.volumetric or stack.plane_of(self.series.slices[0]).spacing is not None,
             notes=tuple(self.notes),
             series_uid=self.series.series_instance_uid,
+            frame_of_reference=first.frame_of_reference,
         )
 
     def _stack(self, first: Header) -> Stack:

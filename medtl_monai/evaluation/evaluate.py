@@ -12,7 +12,6 @@ import torch
 
 from medtl_monai.config import RunConfig
 from medtl_monai.data.cases import Case, CaseTable, Part, load_cases
-from medtl_monai.data.image_info import convertible
 from medtl_monai.data.splits import Splits
 from medtl_monai.dicom.geometry import Volume
 from medtl_monai.errors import DataError
@@ -134,7 +133,7 @@ def read_image(run: TrainedRun, table: CaseTable, case: Case) -> Volume:
         DicomError: If a series does not make a volume.
     """
     plan = run.preprocessing
-    return table.read_volume(case, on_gap=plan.on_gap, units=convertible(plan.intensity.unit))
+    return table.read_volume(case, on_gap=plan.on_gap, units=plan.units)
 
 
 def _cases(table: CaseTable, ids: Sequence[str], part: str) -> list[Case]:

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from medtl_monai.data.cases import Case, CaseTable, unlabelled_cases
+from medtl_monai.data.inputs import Inputs
 from medtl_monai.dicom.series import Series
 from medtl_monai.errors import DataError, DicomError, MedtlError, RunError
 from medtl_monai.evaluation.evaluate import read_image
@@ -46,7 +47,7 @@ def predict(run: TrainedRun, studies: Path, out: Path, reporter: Reporter, *, id
 
     Args:
         run: The trained run.
-        studies: A DICOM tree or a folder of NIfTI files.
+        studies: A DICOM tree, a folder of NIfTI files, or a CSV table with a column for each image of a case.
         out: Where ``predictions.csv`` and ``masks/`` go.
         reporter: Who is told.
         id_map: Where to write which case id is which study (a file with identifiers, mode 0600); None writes none.
@@ -58,8 +59,8 @@ def predict(run: TrainedRun, studies: Path, out: Path, reporter: Reporter, *, id
     """
     _check_free(out, id_map)
     # The images of new studies are chosen as those of the training studies were.
-    cases = unlabelled_cases(studies, run.rules)
-    table = CaseTable(cases=tuple(cases), kind=run.record.context.target.kind, rules=run.rules)
+    cases = unlabelled_cases(studies, run.inputs)
+    table = CaseTable(cases=tuple(cases), kind=run.record.context.target.kind, inputs=run.inputs)
     with translate_os_errors(out):
         out.mkdir(parents=True, exist_ok=True)
     if id_map is not None:
@@ -76,7 +77,7 @@ def predict(run: TrainedRun, studies: Path, out: Path, reporter: Reporter, *, id
                 refused[case.case_id] = _without_names(error, case)
                 cells = {"refused": refused[case.case_id]}
                 reporter.warn(f"refused {case.source or case.case_id}: {error}")
-            rows.append({"case_id": case.case_id, **cells})
+            rows.append({"case_id": case.case_id, **cells, **_filled(case, run.inputs)})
             reporter.count("predicting", n, len(cases))
             if time.monotonic() - written > _SECONDS_BETWEEN_WRITES:
                 write_csv(out / "predictions.csv", rows)
@@ -109,6 +110,14 @@ def _predict_case(run: TrainedRun, table: CaseTable, case: Case, out: Path) -> d
     return {"mask": f"masks/{name}", **structure_sizes(mask, volume, target.classes[1:])}
 
 
+def _filled(case: Case, inputs: Inputs) -> dict[str, str]:
+    """Return the cell that names images which were missing and filled, for runs whose inputs allow it."""
+    if all(item.missing != "fill" for item in inputs.items):
+        return {}
+    gone = [] if case.problem else [i.name for i, s in zip(inputs.items, case.sources, strict=True) if s is None]
+    return {"filled": ";".join(gone)}
+
+
 def _without_names(error: MedtlError, case: Case) -> str:
     """Return why a study was refused, without its place: file names may hold names and ids of patients."""
     text = str(type(error)(error.what, mend=error.mend))
@@ -120,5 +129,7 @@ def _without_names(error: MedtlError, case: Case) -> str:
 
 
 def _names(case: Case) -> Sequence[str]:
-    paths = case.image.files if isinstance(case.image, Series) else (case.source,)
+    paths = [] if isinstance(case.image, Series) else [case.source]
+    for source in case.sources:
+        paths += source.files if isinstance(source, Series) else [source.name] if source is not None else []
     return [name for path in paths for name in (path, Path(path).name)]

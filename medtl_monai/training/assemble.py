@@ -288,7 +288,8 @@ def read_data(config: RunConfig, parts: Parts, reporter: Reporter) -> RunData:
     for n, case_id in enumerate(train, 1):
         images.append(image_info(table, table[case_id], look))
         reporter.count("looking at images", n, len(train))
-    preprocessing = plan_preprocessing(parts.input, config.preprocessing, kind, images)
+    learnt = parts.source.learnt if parts.source else None
+    preprocessing = plan_preprocessing(parts.input, config.preprocessing, kind, images, learnt)
     for note in preprocessing.notes:
         reporter.note(note)
     return RunData(table=table, splits=splits, preprocessing=preprocessing, images=tuple(images))

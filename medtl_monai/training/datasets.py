@@ -12,6 +12,9 @@ from medtl_monai.modules import Batch
 from medtl_monai.training.assemble import Assembly
 from medtl_monai.training.reporter import Reporter
 
+_SHOWN = 8
+"""Notes on how images were read that are told for each part; a note with a figure of its own is one a case."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Datasets:
@@ -47,10 +50,14 @@ def load_datasets(assembly: Assembly, reporter: Reporter) -> Datasets:
     train = CaseDataset(data.table, data.splits.ids("train"), preprocessing, augment=augment)
     ids = data.splits.ids("val")
     val = CaseDataset(data.table, ids, preprocessing) if ids else None
-    contents: dict[str, str] = {}
+    contents: dict[str, tuple[str, ...]] = {}
     for dataset, name in ((train, "training"), (val, "validation")):
         if dataset is not None:
             dataset.prepare(partial(reporter.count, f"reading {name} images"))
             contents |= dataset.contents
+            for note in dataset.notes[:_SHOWN]:
+                reporter.note(f"{name}: {note}")
+            if len(dataset.notes) > _SHOWN:
+                reporter.note(f"{name}: {len(dataset.notes) - _SHOWN} more notes on how images were read")
     check_contents(data.splits, contents)
     return Datasets(train, val)

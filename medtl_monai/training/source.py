@@ -8,7 +8,7 @@ from pathlib import Path
 from medtl_monai.data.preprocessing import Preprocessing
 from medtl_monai.errors import ConfigError
 from medtl_monai.host import Choice, Host
-from medtl_monai.specs import InputSpec
+from medtl_monai.specs import InputSpec, Intensity
 from medtl_monai.training.checkpoint import CheckpointStore
 from medtl_monai.training.folder import RunFolder
 from medtl_monai.training.record import ModelRecord
@@ -40,6 +40,12 @@ class RunSource:
         return dataclasses.replace(
             wanted, orientation=seen.orientation, spacing_mm=seen.spacing_mm, intensity=intensity
         )
+
+    @property
+    def learnt(self) -> dict[str, Intensity]:
+        """How the shared layers have learnt to see each named channel; the unit is open, as above."""
+        plans = Preprocessing.from_json(self.record.preprocessing).channel_plans
+        return {plan.name: dataclasses.replace(plan.intensity, unit="any") for plan in plans}
 
     @property
     def model_file(self) -> Path:

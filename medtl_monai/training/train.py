@@ -141,9 +141,11 @@ def write_start(folder: RunFolder, assembly: Assembly) -> None:
         cases={part: len(data.splits.ids(part)) for part in PARTS},
         random_frozen=list(assembly.schedule.random_frozen),
         images={
-            "modalities": sorted({i.modality for i in data.images}),
-            "units": sorted({i.unit for i in data.images}),
+            "modalities": sorted({modality for i in data.images for modality in i.modalities}),
+            "units": sorted({unit for i in data.images for unit in i.units}),
             "channels": data.preprocessing.channels,
+            "inputs": [plan.name for plan in data.preprocessing.channel_plans],
+            "filled": {name: list(ids) for name, ids in data.table.filled.items()},
         },
         model=assembly.record.to_json(),
     )

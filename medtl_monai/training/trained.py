@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from medtl_monai.data.join import select_rules
+from medtl_monai.data.inputs import Inputs
 from medtl_monai.data.preprocessing import Preprocessing
 from medtl_monai.dicom.geometry import Volume
 from medtl_monai.errors import DataError, RunError
@@ -84,7 +84,7 @@ class TrainedRun:
         self.seen = Seen(
             modalities=tuple(images["modalities"]), units=tuple(images["units"]), channels=images["channels"]
         )
-        self.rules = select_rules(self.folder.read_config().data)
+        self.inputs = Inputs.of(self.folder.read_config().data)
         self.preprocessing = Preprocessing.from_json(self.record.preprocessing)
         self.device = choose_device(device)
         checkpoint = CheckpointStore(self.folder.checkpoints).load(which)

@@ -7,7 +7,7 @@ from helpers_dicom import CORONAL, Recipe
 
 from medtl_monai.config import DataConfig, RunConfig, SelectConfig, dump, load_config, validate
 from medtl_monai.data.cases import CaseTable, load_cases, unlabelled_cases
-from medtl_monai.data.join import select_rules
+from medtl_monai.data.inputs import Inputs, rules_of
 from medtl_monai.dicom.select import Rules
 from medtl_monai.errors import ConfigError, DataError
 from medtl_monai.training.folder import RunFolder
@@ -71,17 +71,17 @@ def test_the_reading_follows_the_rules(tmp_path, recipes):
     recipe = Recipe(slices=1, patient="P0", study=recipes[0].study, edit=described("one slice"))
     recipe.write(tmp_path / "studies" / "s0" / "one")
     rules = Rules(description="one slice", min_slices=1)
-    cases = unlabelled_cases(tmp_path / "studies", rules)
+    cases = unlabelled_cases(tmp_path / "studies", Inputs.one(rules))
     found = [case for case in cases if case.problem is None]
     assert [case.source for case in found] == ["s0/one"]
-    table = CaseTable(cases=tuple(cases), kind="class", rules=rules)
+    table = CaseTable(cases=tuple(cases), kind="class", inputs=Inputs.one(rules))
     assert table.read_volume(found[0]).shape == (7, 5, 1)
     assert len([case for case in cases if "description" in str(case.problem)]) == 3
 
 
 def test_the_config_names_the_rules_of_the_reader():
     assert set(SelectConfig.model_fields) == set(Rules.__dataclass_fields__)
-    assert select_rules(DataConfig()) == Rules()
+    assert rules_of(DataConfig().select) == Rules()
 
 
 def test_from_yaml_and_from_flags(tmp_path):
@@ -91,7 +91,7 @@ def test_from_yaml_and_from_flags(tmp_path):
     )
     config = load_config(path, {"data.select.orientation": "axial"})
     expected = Rules(modality=("MR",), thickness_mm=(0.5, 1.5), image_type=("ORIGINAL", "!MIP"), orientation="axial")
-    assert select_rules(config.data) == expected
+    assert rules_of(config.data.select) == expected
     path.write_text(dump(config))
     assert load_config(path) == config
 

@@ -250,13 +250,15 @@ def test_one_image_in_two_parts_is_refused():
     parts = make_splits(simple(10), CONFIG).parts
     train = next(i for i in parts if parts[i] == "train")
     test = next(i for i in parts if parts[i] == "test")
-    prints = ["same" if i in (train, test) else i for i in parts]
-    with pytest.raises(DataError, match="same image is in two parts"):
-        make_splits(simple(10, fingerprint=prints), CONFIG)
+    # Of several images of a case, one is enough.
+    for n in (0, 1):
+        prints = [(f"{i} a", f"{i} b") if i not in (train, test) else (f"{i} a", "same")[:: 1 - 2 * n] for i in parts]
+        with pytest.raises(DataError, match="same image is in two parts"):
+            make_splits(simple(10, fingerprints=prints), CONFIG)
     splits = make_splits(simple(10), CONFIG)
-    check_contents(splits, {train: "x"})
+    check_contents(splits, {train: ("x", "x"), test: ("y",)})
     with pytest.raises(DataError, match=f"{train} = {test}|{test} = {train}"):
-        check_contents(splits, {train: "x", test: "x"})
+        check_contents(splits, {train: ("x", "y"), test: ("z", "x")})
 
 
 def test_folds_cover_everything_once():

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,11 @@ def detect(root: Path) -> Layout:
     Raises:
         DataError: If it has none of them.
     """
+    with _readable(root):
+        return _detect(root)
+
+
+def _detect(root: Path) -> Layout:
     if not root.is_dir():
         what = "the data set is not a folder" if root.exists() else "no such data set folder"
         mend = "Unpack it, and give its folder" if root.exists() else "Check data.dataset"
@@ -100,7 +106,8 @@ def settle(config: DataConfig) -> DataConfig:
         if getattr(config, key) is not None:
             raise ConfigError(f"data.{key} and data.dataset exclude each other", mend=_OWN)
     layout = _layout(config)
-    profile = layout.profile(config.dataset, config)
+    with _readable(config.dataset):
+        profile = layout.profile(config.dataset, config)
     update: dict[str, Any] = {"layout": layout.name}
     for key, value in profile.settings.items():
         own = getattr(config, key)
@@ -121,7 +128,8 @@ def dataset_kind(config: DataConfig) -> TargetKind:
     """
     if config.dataset is None:
         raise ConfigError("no data set is named", where="data.dataset", mend="Give its folder with --dataset")
-    return _layout(config).profile(config.dataset, config).kind
+    with _readable(config.dataset):
+        return _layout(config).profile(config.dataset, config).kind
 
 
 def open_dataset(config: DataConfig, kind: TargetKind) -> Opened | None:
@@ -139,16 +147,29 @@ def open_dataset(config: DataConfig, kind: TargetKind) -> Opened | None:
     if settled.dataset is None:
         return None
     layout = _layout(settled)
-    offered = layout.profile(settled.dataset, settled).kind
+    offered = dataset_kind(settled)
     if offered != kind:
         what = f"the head learns from {_WORDS[kind]}, and {layout.title} holds {_WORDS[offered]}"
         raise DataError(what, where=settled.dataset.name, mend="Leave --head out, or name labels in a table (--labels)")
-    listing = layout.read(settled.dataset, settled)
+    with _readable(settled.dataset):
+        listing = layout.read(settled.dataset, settled)
     note = f"taken for {layout.title}: {listing.found}"
     return Opened(config=settled, listing=listing, notes=(note, *listing.notes))
 
 
 _WORDS: Mapping[TargetKind, str] = {"class": "classes", "classes": "label sets", "number": "numbers", "mask": "masks"}
+
+
+@contextlib.contextmanager
+def _readable(root: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        # Only the type: texts of these errors hold absolute paths.
+        what = f"the data set cannot be read ({type(error).__name__})"
+        raise DataError(
+            what, where=root.name, mend="Check its permissions and that its links lead somewhere"
+        ) from error
 
 
 def _layout(config: DataConfig) -> Layout:

@@ -39,7 +39,7 @@ class Found:
         file: Relative to the data set's folder, with forward slashes.
         part: train, val or test; empty where the data set gives none.
         label: The class: name of the class folder.
-        folder: The folder between class and file; empty if there is none.
+        folder: The folder right below the class; empty if there is none.
     """
 
     file: str
@@ -139,7 +139,9 @@ def find_files(root: Path) -> Files:
             places.append((part, name or top, place.relative_to(root).as_posix()))
             for path, folder in _walk(place):
                 file = f"{places[-1][2]}/{folder + '/' if folder else ''}{path.name}"
-                found[_kind(path)].append(Found(file=file, part=part, label=name or top, folder=folder))
+                found[_kind(path)].append(
+                    Found(file=file, part=part, label=name or top, folder=folder.partition("/")[0])
+                )
     _refuse_strays(root, strays)
     _refuse_pictures(root, [item.file for item in found["picture"]])
     _refuse_empty(root, places, [*found["nifti"], *found["dicom"]])
@@ -188,13 +190,18 @@ def _ends(path: Path, size: int) -> bytes:
 
 def _walk(top: Path) -> Iterator[tuple[Path, str]]:
     """Yield files and the folder they are in, relative to ``top``, sorted; links to folders are not followed."""
-    for folder, below, names in os.walk(top):
+    for folder, below, names in os.walk(top, onerror=_raise):
         below[:] = sorted(name for name in below if not hidden(name) and name != _JUNK)
         inner = Path(folder).relative_to(top).as_posix()
         for name in sorted(names):
             path = Path(folder) / name
             if not hidden(name) and path.is_file():
                 yield path, "" if inner == "." else inner
+
+
+def _raise(error: OSError) -> None:
+    # os.walk passes over folders that it cannot read; their images would be missing without a word.
+    raise error
 
 
 def _kind(path: Path) -> str:

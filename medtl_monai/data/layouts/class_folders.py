@@ -56,7 +56,7 @@ def read(root: Path, config: DataConfig) -> Listing:
     if files.dicom:
         placed, notes = find_studies(root, files.dicom, config)
         table = _table(root, [_study_row(item) for item in placed])
-        joined = Joined(images={row.number: item.series for row, item in zip(table.rows, placed, strict=True)})
+        joined = Joined(images={row.number: item.sources for row, item in zip(table.rows, placed, strict=True)})
         found = _counts([item.found for item in placed], "DICOM image")
     else:
         refuse_copies(root, files.nifti)
@@ -99,9 +99,8 @@ def _file_row(item: Found) -> Named:
 
 
 def _study_row(item: Placed) -> Named:
-    folder = item.series.files[0].rpartition("/")[0]
     own = item.found
-    return folder, {IMAGE: folder, CLASS: own.label.strip(), SPLIT: own.part, FOLDER: own.folder}
+    return item.folder, {IMAGE: item.folder, CLASS: own.label.strip(), SPLIT: own.part, FOLDER: own.folder}
 
 
 def _counts(items: Sequence[Found], what: str) -> str:

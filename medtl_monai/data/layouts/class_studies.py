@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from medtl_monai.config import DataConfig
-from medtl_monai.data.join import MEND_SELECT, choose_series, scan_images, select_rules
+from medtl_monai.data.inputs import MEND_INPUTS, MEND_SELECT, Inputs, choose_inputs
+from medtl_monai.data.join import Source, scan_images
 from medtl_monai.data.layouts.class_files import Found
 from medtl_monai.data.table import listing
 from medtl_monai.dicom import Series, Study, StudyIndex
@@ -18,21 +19,26 @@ _SHOWN = 5
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Placed:
-    """The image of a case, and the file that says which class it is of."""
+    """The images of a case, and the file that says which class it is of."""
 
-    series: Series = dataclasses.field(repr=False)
+    sources: tuple[Source | None, ...] = dataclasses.field(repr=False)
     found: Found
+
+    @property
+    def folder(self) -> str:
+        """Where it is, below the root."""
+        return self.found.file.rpartition("/")[0]
 
 
 def find_studies(root: Path, files: Sequence[Found], config: DataConfig) -> tuple[list[Placed], tuple[str, ...]]:
-    """Scan the folder and return the image of each study, and notes.
+    """Scan the folder and return the images of each study, and notes.
 
-    A study is one case, its image chosen by ``data.select``; two-dimensional images (radiographs, mammograms) are a
-    case each.
+    A study is one case, its images chosen by ``data.select`` or ``data.inputs``; two-dimensional images (radiographs,
+    mammograms) are a case each.
 
     Raises:
-        DataError: If a study lies in two class folders, its image is not clear, or files are damaged or outside of
-            the root (unless ``data.unmatched`` is ``drop``, for damaged ones).
+        DataError: If a study lies in two class folders, its image is not clear, or files are damaged (unless
+            ``data.unmatched`` is ``drop``) or outside of the root.
     """
     _refuse_links(root, files)
     index = scan_images(root)
@@ -40,26 +46,36 @@ def find_studies(root: Path, files: Sequence[Found], config: DataConfig) -> tupl
     studies = [study for study in index.studies if study.series]
     _refuse_torn(root, studies, places)
     notes = _left_out(root, index, drop=config.unmatched == "drop")
-    rules = select_rules(config)
+    inputs = Inputs.of(config)
     placed: list[Placed] = []
     unclear: list[tuple[str, str]] = []
+    incomplete = 0
     for study in studies:
-        choice = choose_series(study, rules)
-        if choice.clear or (choice.left and not any(series.volumetric for series in choice.left)):
-            placed += [Placed(series=s, found=_place(s, places)) for s in choice.left]
+        found = choose_inputs(study, inputs)
+        if inputs.flat_apart and found.flat:
+            placed += [Placed(sources=(series,), found=_place(series, places)) for series in found.flat]
+        elif found.problem:
+            unclear.append((_place(study.series[0], places).file.rpartition("/")[0], found.problem))
+        elif found.incomplete:
+            incomplete += 1
         else:
-            unclear.append((_folder(study.series[0]), choice.explain()))
+            placed.append(Placed(sources=found.sources, found=_place(study.series[0], places)))
     if unclear:
-        what = (
-            f"the image of a study is not clear ({unclear[0][1]}): {listing('folder', [f for f, _ in unclear], _SHOWN)}"
-        )
-        raise DataError(what, where=root.name, mend=MEND_SELECT)
+        folders = listing("folder", [folder for folder, _ in unclear], _SHOWN)
+        mend = MEND_INPUTS if inputs.names else MEND_SELECT
+        raise DataError(f"the image of a study is not clear ({unclear[0][1]}): {folders}", where=root.name, mend=mend)
+    if incomplete:
+        notes = (*notes, f"{incomplete} studies without all inputs were left out")
+    _refuse_lost(root, files, placed)
+    return sorted(placed, key=lambda item: (item.found.part, item.found.label, item.found.file)), notes
+
+
+def _refuse_lost(root: Path, files: Sequence[Found], placed: Sequence[Placed]) -> None:
     lost = sorted({item.place for item in files} - {item.found.place for item in placed})
     if lost:
         names = ["/".join(name for name in place if name) for place in lost]
         what = f"no image can be read from the class {listing('folder', names, _SHOWN)}"
         raise DataError(what, where=root.name, mend="See what 'medtl scan' says of it")
-    return sorted(placed, key=lambda item: (item.found.part, item.found.label, item.series.files[0])), notes
 
 
 def _place(series: Series, places: Mapping[str, Found]) -> Found:
@@ -90,14 +106,9 @@ def _refuse_torn(root: Path, studies: Sequence[Study], places: Mapping[str, Foun
 def _left_out(root: Path, index: StudyIndex, *, drop: bool) -> tuple[str, ...]:
     notes = [f"left out, {reason}: {number} files" for reason, number in sorted(index.skipped.items())]
     if index.damaged and not drop:
-        name, problem = next(iter(index.damaged.items()))
-        what = f"DICOM files are damaged: {listing('file', list(index.damaged), _SHOWN)} ({problem.what})"
-        del name
+        first = next(iter(index.damaged.values()))
+        what = f"DICOM files are damaged: {listing('file', list(index.damaged), _SHOWN)} ({first.what})"
         raise DataError(what, where=root.name, mend="Replace them, or set data.unmatched=drop to leave them out")
     if index.damaged:
         notes.append(f"left out, damaged: {len(index.damaged)} files")
     return tuple(notes)
-
-
-def _folder(series: Series) -> str:
-    return series.files[0].rpartition("/")[0]

@@ -47,7 +47,7 @@ def read(root: Path, config: DataConfig) -> Listing:
     manifest.count(len(pairs), "training cases are listed")
     rows = [(image, {IMAGE: image, LABEL: label}) for image, label in pairs]
     listed = _tests(manifest)
-    there = [file for file in listed if (root / file).is_file()]
+    there = [file for file in listed if manifest.has(file)]
     folders = sorted({image.rpartition("/")[0] for image, _ in pairs})
     extra = {file for folder in folders for file in files_in(root, folder)} - {image for image, _ in pairs}
     notes = [NO_PATIENTS]
@@ -70,7 +70,8 @@ def tests(root: Path) -> Table:
     Raises:
         DataError: If there are none.
     """
-    there = [file for file in _tests(Manifest.read(root)) if (root / file).is_file()]
+    manifest = Manifest.read(root)
+    there = [file for file in _tests(manifest) if manifest.has(file)]
     if not there:
         raise DataError("the data set has no test images", where=root.name, mend="Give a folder of images")
     return made_table(root / NAME, (IMAGE,), [(file, {IMAGE: file}) for file in there])

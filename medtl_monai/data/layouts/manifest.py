@@ -158,9 +158,17 @@ class Manifest:
             DataError: If it is no text, absolute, or leads out of the folder.
         """
         path = PurePosixPath(_text(text, "a path").replace("\\", "/"))
-        if path.is_absolute() or ".." in path.parts or ":" in path.parts[0:1]:
+        if path.is_absolute() or ".." in path.parts or any(":" in part for part in path.parts[:1]):
             raise DataError(f"the path {path.name!r} leads out of the folder", where=NAME, mend="Use relative paths")
         return path.as_posix()
+
+    def has(self, file: str) -> bool:
+        """Whether a file of the folder is there."""
+        try:
+            return (self.root / file).is_file()
+        except OSError:
+            # A name may be too long to be one.
+            return False
 
     def need(self, files: Sequence[str]) -> None:
         """Check that files are there and are NIfTI.
@@ -172,7 +180,7 @@ class Manifest:
         if other:
             what = f"not NIfTI: {listing('file', other, _SHOWN)}"
             raise DataError(what, where=NAME, mend=_CONVERT)
-        absent = [file for file in files if not (self.root / file).is_file()]
+        absent = [file for file in files if not self.has(file)]
         if absent:
             what = f"files are listed that are not there: {listing('file', absent, _SHOWN)}"
             raise DataError(what, where=NAME, mend="Complete the download, or take them out of dataset.json")

@@ -39,7 +39,7 @@ def profile(root: Path, config: DataConfig) -> Profile:
     manifest.ending()
     settings: dict[str, Any] = {"target": [LABEL], **manifest.labels().settings(config)}
     columns = image_columns(manifest)
-    if len(columns) > 1 and not getattr(config, "inputs", None):
+    if len(columns) > 1 and not config.inputs:
         settings["image"] = list(columns)
     if _files(manifest, "labelsTs"):
         settings["split"] = SPLIT
@@ -117,7 +117,7 @@ def is_version_1(manifest: Manifest) -> bool:
         return False
     image = manifest.inside(entries[0]["image"])
     first = image[: -len(_ending(image))] + "_0000" + _ending(image)
-    return not (manifest.root / image).is_file() and (manifest.root / first).is_file()
+    return not manifest.has(image) and manifest.has(first)
 
 
 def _ending(file: str) -> str:

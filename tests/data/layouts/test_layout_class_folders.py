@@ -7,10 +7,11 @@ from helpers_dicom import Recipe
 from helpers_layouts import class_folders, load
 from pydicom.uid import generate_uid
 
-from medtl_monai.config import DataConfig, SelectConfig, SplitConfig
+from medtl_monai.config import DataConfig, InputConfig, SelectConfig, SplitConfig
+from medtl_monai.data.cases import unlabelled_cases
 from medtl_monai.data.layouts import settle
 from medtl_monai.data.splits import make_splits
-from medtl_monai.errors import DataError
+from medtl_monai.errors import ConfigError, DataError
 
 
 def classes(root, **config):
@@ -59,7 +60,7 @@ def test_a_test_folder_without_classes_is_for_prediction(tmp_path):
 
 def test_folders_below_classes_can_be_patients(tmp_path):
     root = tmp_path
-    for n, place in enumerate(("a/p1/0", "a/p1/1", "a/p2/0", "b/p1/0", "b/p3/0", "b/p4/0")):
+    for n, place in enumerate(("a/p1/0", "a/p1/later/1", "a/p2/0", "b/p1/0", "b/p3/0", "b/p4/0")):
         write_nifti(root / f"{place}.nii.gz", noise(n))
     alone = classes(root)
     assert len({case.group for case in alone}) == 6
@@ -184,8 +185,11 @@ def test_radiographs_are_a_case_each_and_grouped_by_patient(tmp_path):
     assert len(table) == 8
     assert [case.target for case in table] == [0] * 4 + [1] * 4
     assert len({case.group for case in table}) == 4
-    assert len({case.fingerprint for case in table}) == 8
+    assert len({case.fingerprints for case in table}) == 8
     assert table.ids == classes(tmp_path).ids
+    assert {case.case_id for case in unlabelled_cases(tmp_path, table.inputs)} == set(table.ids)
+    assert all(case.problem is None for case in unlabelled_cases(tmp_path, table.inputs))
+    assert all(case.problem is not None for case in unlabelled_cases(tmp_path)), "elsewhere, a study is one case"
     assert table.read_volume(table.cases[0]).shape[2] == 1
 
 
@@ -208,12 +212,10 @@ def test_a_study_whose_image_is_not_clear(tmp_path):
         classes(root)
     table = classes(root, select=SelectConfig(description="t1|^$"))
     assert len(table) == 5
-    assert table.rules.description == "t1|^$"
+    assert table.inputs.items[0].rules.description == "t1|^$"
 
 
 def test_rules_are_for_dicom(tmp_path):
-    from medtl_monai.errors import ConfigError
-
     with pytest.raises(ConfigError, match="rules choose among DICOM series"):
         classes(class_folders(tmp_path), select=SelectConfig(modality=["MR"]))
 
@@ -239,6 +241,19 @@ def test_links_out_of_the_folder_are_not_followed_for_dicom(tmp_path):
         classes(root)
 
 
+def test_a_folder_that_cannot_be_read(tmp_path, monkeypatch):
+    root = class_folders(tmp_path)
+
+    def fail(top, onerror):
+        onerror(PermissionError(13, "Permission denied", str(top)))
+        yield from ()
+
+    monkeypatch.setattr("os.walk", fail)
+    with pytest.raises(DataError, match=r"cannot be read \(PermissionError\)") as caught:
+        classes(root, layout="class-folders")
+    assert str(tmp_path) not in str(caught.value)
+
+
 def test_one_anonymous_patient(tmp_path):
     root = tmp_path
     for n in range(6):
@@ -246,3 +261,23 @@ def test_one_anonymous_patient(tmp_path):
     with pytest.raises(DataError, match=r"same for 6 of 6 cases.*data.group_by to folder"):
         classes(root)
     assert len({case.group for case in classes(root, group_by="folder")}) == 6
+
+
+def test_several_series_of_a_study_as_channels(tmp_path):
+    for n, place in enumerate(("a/1", "a/2", "b/1", "b/2")):
+        study, frame = generate_uid(), generate_uid()
+        for m, text in enumerate(("t1", "flair")):
+
+            def edit(dataset, _, text=text, frame=frame):
+                dataset.SeriesDescription, dataset.FrameOfReferenceUID = text, frame
+
+            recipe = Recipe(slices=4, study=study, patient=f"P{n}", offset=90 * n + 9 * m, edit=edit)
+            recipe.write(tmp_path / place / text)
+    with pytest.raises(DataError, match="not clear"):
+        classes(tmp_path)
+    inputs = {"T1": InputConfig(description="t1"), "FLAIR": InputConfig(description="flair")}
+    table = classes(tmp_path, inputs=inputs)
+    assert len(table) == 4
+    array = table.read_volume(table.cases[3]).array
+    assert array.shape == (2, 7, 5, 4)
+    assert np.array_equal(array[1], array[0] + 9)

@@ -2,7 +2,7 @@ import json
 
 import numpy as np
 import pytest
-from helpers_data import noise
+from helpers_data import SHAPE, noise
 from helpers_layouts import decathlon, load, mask
 
 from medtl_monai.config import DataConfig
@@ -150,6 +150,9 @@ def test_links_are_followed(tmp_path):
         ({"training": ["imagesTr/heart_000.nii.gz"]}, "do not name an image and a label: entry 1"),
         ({"training": [{"image": 5, "label": "x.nii.gz"}]}, "a path is not a text but 5"),
         ({"training": [{"image": "a.png", "label": "b.png"}]}, "not NIfTI: files a.png, b.png"),
+        ({"training": [{"image": "a" * 5000 + ".nii", "label": "."}]}, "not NIfTI: file [.]"),
+        ({"training": [{"image": "a" * 5000 + ".nii", "label": "b.nii"}]}, "not there: files aaaa"),
+        ({"training": [{"image": "C:/a.nii", "label": "b.nii"}]}, "'a.nii' leads out of the folder"),
         ({"test": {"0": "x"}}, "'test' is not a list"),
     ],
 )
@@ -180,3 +183,27 @@ def test_a_mask_value_that_is_not_declared(tmp_path):
     table = load(decathlon(tmp_path, labels={"0": "background", "1": "atrium"}))
     with pytest.raises(DataError, match="holds value 2"):
         table.read_target(table.cases[0], table.read_volume(table.cases[0]))
+
+
+def test_channels_on_the_fourth_axis(tmp_path):
+    root = decathlon(tmp_path, shape=(*SHAPE, 2), modality={"0": "FLAIR", "1": "T1w"}, tensorImageSize="4D")
+    config = settle(DataConfig(dataset=root))
+    assert config.channels == ["FLAIR", "T1w"]
+    assert settle(DataConfig.model_validate(config.model_dump())) == config
+    table = load(root)
+    volume = table.read_volume(table.cases[1])
+    assert volume.array.shape == (2, *SHAPE)
+    assert np.array_equal(volume.array, np.moveaxis(noise(1, (*SHAPE, 2)), 3, 0))
+    assert [channel.name for channel in volume.channel_info] == ["FLAIR", "T1w"]
+    assert np.array_equal(table.read_target(table.cases[1], volume), mask(1))
+    with pytest.raises(ConfigError, match=r"data.channels is T1w, FLAIR, and .* gives FLAIR, T1w"):
+        load(root, channels=["T1w", "FLAIR"])
+
+
+def test_another_number_of_channels_than_declared(tmp_path):
+    table = load(decathlon(tmp_path, shape=(*SHAPE, 2), modality={"0": "A", "1": "B", "2": "C"}))
+    with pytest.raises(DataError, match="channels"):
+        table.read_volume(table.cases[0])
+    table = load(decathlon(tmp_path, shape=(*SHAPE, 2)))
+    with pytest.raises(DataError, match="4 dimensions"):
+        table.read_volume(table.cases[0])

@@ -41,6 +41,27 @@ def test_channels_are_columns(tmp_path):
     assert settle(DataConfig(dataset=root)).image == ["T1", "FLAIR", "label image"]
 
 
+def test_channels_are_read_in_their_order(tmp_path):
+    root = nnunet(tmp_path, channels=("T1", "FLAIR"), tests=2)
+    config = settle(DataConfig(dataset=root))
+    assert settle(DataConfig.model_validate(config.model_dump())) == config
+    table = load(root)
+    volume = table.read_volume(table.cases[2])
+    assert np.array_equal(volume.array, np.stack([noise(20), noise(21)]))
+    assert [channel.name for channel in volume.channel_info] == ["T1", "FLAIR"]
+    some = load(root, image=["FLAIR"])
+    assert np.array_equal(some.read_volume(some.cases[2]).array, noise(21))
+    cases = unlabelled_cases(root, table.inputs)
+    assert [len(case.sources) for case in cases] == [2, 2]
+    assert np.array_equal(table.read_volume(cases[1]).array, np.stack([noise(50), noise(51)]))
+
+
+def test_one_of_several_channels_for_prediction(tmp_path):
+    root = nnunet(tmp_path, channels=("T1", "FLAIR"), tests=1)
+    (case,) = unlabelled_cases(root, load(root, image=["FLAIR"]).inputs)
+    assert case.source == "imagesTs/case_04_0001.nii.gz"
+
+
 def test_version_1_lists_images_without_their_channel(tmp_path):
     training = [
         {"image": f"./imagesTr/case_{n:02d}.nii.gz", "label": f"./labelsTr/case_{n:02d}.nii.gz"} for n in range(4)
