@@ -9,7 +9,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from medtl_monai.data.layouts.manifest import hidden
+from medtl_monai.data.layouts.manifest import hidden, refuse_lost_link
 from medtl_monai.data.masks import is_dicom
 from medtl_monai.data.nifti import is_nifti
 from medtl_monai.data.table import listing
@@ -189,14 +189,23 @@ def _ends(path: Path, size: int) -> bytes:
 
 
 def _walk(top: Path) -> Iterator[tuple[Path, str]]:
-    """Yield files and the folder they are in, relative to ``top``, sorted; links to folders are not followed."""
-    for folder, below, names in os.walk(top, onerror=_raise):
-        below[:] = sorted(name for name in below if not hidden(name) and name != _JUNK)
+    """Yield files and the folder they are in, relative to ``top``, sorted. Links are followed, each folder once.
+
+    Raises:
+        DataError: If a link leads nowhere.
+        OSError: If a folder cannot be read.
+    """
+    seen: set[str] = set()
+    for folder, below, names in os.walk(top, onerror=_raise, followlinks=True):
+        real = os.path.realpath(folder)
+        below[:] = [] if real in seen else sorted(name for name in below if not hidden(name) and name != _JUNK)
         inner = Path(folder).relative_to(top).as_posix()
-        for name in sorted(names):
+        for name in [] if real in seen else sorted(names):
             path = Path(folder) / name
+            refuse_lost_link(path, f"{top.name}/{inner}/{name}".replace("/./", "/"))
             if not hidden(name) and path.is_file():
                 yield path, "" if inner == "." else inner
+        seen.add(real)
 
 
 def _raise(error: OSError) -> None:

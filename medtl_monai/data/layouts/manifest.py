@@ -212,7 +212,20 @@ def files_in(root: Path, folder: str) -> list[str]:
     place = root / folder
     if not place.is_dir():
         return []
-    return sorted(f"{folder}/{path.name}" for path in place.iterdir() if is_nifti_name(path.name) and path.is_file())
+    found = sorted(path for path in place.iterdir() if is_nifti_name(path.name))
+    for path in found:
+        refuse_lost_link(path, f"{folder}/{path.name}")
+    return [f"{folder}/{path.name}" for path in found if path.is_file()]
+
+
+def refuse_lost_link(path: Path, name: str) -> None:
+    """Refuse a link that leads nowhere, which else would be a case less without a word.
+
+    Raises:
+        DataError: That names it.
+    """
+    if path.is_symlink() and not path.exists():
+        raise DataError(f"the link {name} leads nowhere", where="data.dataset", mend="Restore the file, or remove it")
 
 
 def stem(file: str) -> str:

@@ -241,10 +241,25 @@ def test_links_out_of_the_folder_are_not_followed_for_dicom(tmp_path):
         classes(root)
 
 
+def test_links_are_followed_for_nifti(tmp_path):
+    store = class_folders(tmp_path / "store", ("x", "y", "z"))
+    root = tmp_path / "set"
+    (root / "b").mkdir(parents=True)
+    (root / "a").symlink_to(store / "x")
+    (root / "b/p1").symlink_to(store / "y")
+    (store / "y/again").symlink_to(store / "y")
+    (root / "b/one.nii.gz").symlink_to(store / "z/0.nii.gz")
+    table = classes(root)
+    assert [case.source for case in table][3:] == ["b/one.nii.gz", *(f"b/p1/{n}.nii.gz" for n in range(3))]
+    (store / "z/0.nii.gz").unlink()
+    with pytest.raises(DataError, match=r"the link b/one.nii.gz leads nowhere"):
+        classes(root)
+
+
 def test_a_folder_that_cannot_be_read(tmp_path, monkeypatch):
     root = class_folders(tmp_path)
 
-    def fail(top, onerror):
+    def fail(top, onerror, **_):
         onerror(PermissionError(13, "Permission denied", str(top)))
         yield from ()
 

@@ -138,6 +138,7 @@ def test_other_formats(tmp_path, ending):
     ("damage", "message"),
     [
         (lambda root: (root / "imagesTr/case_01_0000.nii.gz").unlink(), "have no images in imagesTr: case case_01"),
+        (lambda root: (root / "imagesTr/case_09_0000.nii.gz").symlink_to("none"), "case_09_0000.nii.gz leads nowhere"),
         (lambda root: (root / "labelsTr/case_01.nii.gz").unlink(), "numTraining is 4, and 3 training cases are there"),
         (lambda root: (root / "imagesTr/case_01_0000.nii.gz").rename(root / "imagesTr/x.nii.gz"), "no channel number"),
         (lambda root: (root / "imagesTr/case_01_0000.nii.gz").rename(root / "imagesTr/case_01_0001.nii.gz"),
