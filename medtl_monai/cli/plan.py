@@ -98,9 +98,14 @@ def _data_fields(assembly: Assembly) -> list[tuple[str, str]]:
         ("Orientation", shown.orientation or "each image's own"),
         ("Spacing", f"{shape(shown.spacing_mm)} mm" if shown.spacing_mm else "each image's own"),
         ("Image size", size if shown.patch_size is None else f"{size}, patches {shape(shown.patch_size)}"),
-        ("Intensity", f"{shown.intensity.unit}, {shown.intensity.normalise}"),
     ]
-    return fields
+    if not shown.channel_plans:
+        return [*fields, ("Intensity", f"{shown.intensity.unit}, {shown.intensity.normalise}")]
+    fields.append(("Inputs", ", ".join(plan.name for plan in shown.channel_plans)))
+    for plan in shown.channel_plans:
+        fields.append((f"Intensity of {plan.name}", f"{plan.intensity.unit}, {plan.intensity.normalise}"))
+    filled = data.table.filled
+    return [*fields, *((f"{name} missing", f"{len(ids)} cases, filled with 0") for name, ids in filled.items())]
 
 
 def _model_fields(assembly: Assembly) -> list[tuple[str, str]]:

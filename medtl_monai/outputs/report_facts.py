@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections import Counter
+from collections.abc import Mapping
 from typing import Any
 
 from medtl_monai.config import DataConfig
@@ -138,7 +139,22 @@ def data_facts(files: RunFiles) -> Facts:
         ("Modality", ", ".join(m or "not known" for m in images.get("modalities", ())) or "–"),
         ("Values", ", ".join("arbitrary" if u == "any" else str(u) for u in images.get("units", ())) or "–"),
         ("Channels", number(images.get("channels"))),
+        *_input_facts(files),
     ]
+
+
+def _input_facts(files: RunFiles) -> Facts:
+    """Return the names of the channels, and how often one is missing."""
+    images = files.below("images")
+    if not images.get("inputs"):
+        return []
+    facts = [("Inputs", ", ".join(map(str, images["inputs"])))]
+    filled, cases = images.get("filled") or {}, files.below("cases")
+    total = sum(n for n in cases.values() if isinstance(n, int))
+    if filled:
+        counts = ", ".join(f"{name} in {number(len(ids))} of {number(total)} cases" for name, ids in filled.items())
+        facts.append(("Missing, filled with 0", counts))
+    return facts
 
 
 def part_rows(files: RunFiles) -> list[tuple[str, str, str]]:
@@ -154,6 +170,28 @@ def preprocessing_facts(files: RunFiles) -> Facts:
     if not plan:
         return []
     intensity = files.below("model", "preprocessing", "intensity")
+    size = by(plan.get("size")) if plan.get("size") else "each image's own"
+    return [
+        ("Dimensions", number(plan.get("spatial_dims"))),
+        ("Orientation", str(plan.get("orientation") or "as stored")),
+        ("Spacing", by(plan.get("spacing_mm"), "mm") if plan.get("spacing_mm") else "each image's own"),
+        ("Size", size + (f", {_FITS[plan['fit']]}" if plan.get("size") and plan.get("fit") in _FITS else "")),
+        ("Training patch", by(plan.get("patch_size")) if plan.get("patch_size") else "whole image"),
+        *(_channel_facts(plan) or _value_facts(intensity)),
+        ("Missing slices", str(plan.get("on_gap", "–"))),
+    ]
+
+
+def _channel_facts(plan: Mapping[str, Any]) -> Facts:
+    """Return how the values of each named channel are changed."""
+    found = []
+    for channel in plan.get("channel_plans") or ():
+        (_, kept), (_, normalised) = _value_facts(channel.get("intensity") or {})
+        found.append((f"Values of {channel.get('name')}", f"{kept}; {normalised}"))
+    return found
+
+
+def _value_facts(intensity: Mapping[str, Any]) -> Facts:
     clip = intensity.get("clip")
     percentiles = intensity.get("clip_percentiles")
     unit = "" if intensity.get("unit", "any") == "any" else f" {intensity['unit']}"
@@ -162,17 +200,7 @@ def preprocessing_facts(files: RunFiles) -> Facts:
         kept = f"{number(clip[0])} to {number(clip[1])}{unit}"
     elif percentiles:
         kept = f"percentiles {number(percentiles[0])} to {number(percentiles[1])} of each image"
-    size = by(plan.get("size")) if plan.get("size") else "each image's own"
-    return [
-        ("Dimensions", number(plan.get("spatial_dims"))),
-        ("Orientation", str(plan.get("orientation") or "as stored")),
-        ("Spacing", by(plan.get("spacing_mm"), "mm") if plan.get("spacing_mm") else "each image's own"),
-        ("Size", size + (f", {_FITS[plan['fit']]}" if plan.get("size") and plan.get("fit") in _FITS else "")),
-        ("Training patch", by(plan.get("patch_size")) if plan.get("patch_size") else "whole image"),
-        ("Values kept", kept),
-        ("Normalisation", str(intensity.get("normalise", "–"))),
-        ("Missing slices", str(plan.get("on_gap", "–"))),
-    ]
+    return [("Values kept", kept), ("Normalisation", str(intensity.get("normalise", "–")))]
 
 
 def environment_facts(files: RunFiles) -> Facts:

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 from helpers_data import affine_of, noise, write_csv, write_nifti
-from helpers_dicom import CORONAL, Recipe
+from helpers_dicom import Recipe
+from helpers_inputs import DROP, FILL, RULES, described, write_study
 
 from medtl_monai.config import DataConfig, PreprocessingConfig, dump, load_config, parse_set, validate
 from medtl_monai.data.cases import CaseTable, load_cases, unlabelled_cases
@@ -11,30 +12,6 @@ from medtl_monai.data.image_info import image_info
 from medtl_monai.data.inputs import Input, Inputs
 from medtl_monai.dicom.select import Rules
 from medtl_monai.errors import ConfigError, DataError, DicomError
-
-RULES = {"T1": {"description": "t1"}, "FLAIR": {"description": "flair"}}
-FILL = {**RULES, "FLAIR": {"description": "flair", "missing": "fill"}}
-DROP = {**RULES, "FLAIR": {"description": "flair", "missing": "drop"}}
-
-
-def described(text, **more):
-    def edit(dataset, k):
-        dataset.SeriesDescription = text
-        for keyword, value in more.items():
-            setattr(dataset, keyword, value)
-
-    return edit
-
-
-def write_study(folder, n, *, flair=True, **more):
-    """Write a T1 and a FLAIR in another plane of one study."""
-    one = {"patient": f"P{n}", "slices": 6}
-    first = Recipe(offset=100 * n, edit=described("t1 mprage"), columns=12, rows=12, **one).write(folder / "t1")
-    if flair:
-        coronal = {"orientation": CORONAL, "step": 2.0, "origin": (-22.0, -33.0, 60.0), "columns": 14, "rows": 26}
-        edit = described("t2 FLAIR", **more)
-        Recipe(study=first.study, edit=edit, offset=7000, **coronal, **{**one, "slices": 8}).write(folder / "flair")
-    return first
 
 
 @pytest.fixture
