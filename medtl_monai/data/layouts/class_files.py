@@ -8,6 +8,7 @@ import os
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Literal
 
 from medtl_monai.data.layouts.manifest import hidden, refuse_lost_link
 from medtl_monai.data.masks import is_dicom
@@ -29,6 +30,8 @@ PICTURES = (
 _JUNK = "__MACOSX"
 _SHOWN = 5
 _END = 65536
+# DICOM without preamble starts with an element of group 0002 or 0008, in either byte order; the scan decides.
+_BARE = (b"\x02\0", b"\x08\0", b"\0\x02", b"\0\x08")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -59,7 +62,7 @@ class Files:
 
     Attributes:
         nifti: NIfTI images.
-        dicom: Files that say they are DICOM.
+        dicom: Files that are, or may be, DICOM.
         others: Number of other files.
         loose: Files of a ``test`` folder without class folders: images without labels.
         labels: All classes.
@@ -103,8 +106,8 @@ def is_split(root: Path) -> bool:
 
 
 def holds_images(root: Path) -> bool:
-    """Whether there is a NIfTI or DICOM file in a folder of the root, at any depth."""
-    return any(_kind(path) in ("nifti", "dicom") for name in subfolders(root) for path, _ in _walk(root / name))
+    """Whether there is an image, of whatever format, in a folder of the root, at any depth."""
+    return any(_kind(path) != "other" for name in subfolders(root) for path, _ in _walk(root / name))
 
 
 def count_nifti(root: Path, split: bool) -> dict[str, int]:
@@ -142,6 +145,8 @@ def find_files(root: Path) -> Files:
                 found[_kind(path)].append(
                     Found(file=file, part=part, label=name or top, folder=folder.partition("/")[0])
                 )
+    # Beside NIfTI, a file that might be DICOM without preamble is most likely something else.
+    found["other" if found["nifti"] else "dicom"] += found.pop("bare", [])
     _refuse_strays(root, strays)
     _refuse_pictures(root, [item.file for item in found["picture"]])
     _refuse_empty(root, places, [*found["nifti"], *found["dicom"]])
@@ -213,17 +218,20 @@ def _raise(error: OSError) -> None:
     raise error
 
 
-def _kind(path: Path) -> str:
+def _kind(path: Path) -> Literal["nifti", "dicom", "bare", "picture", "other"]:
     if is_nifti(path):
         return "nifti"
     if is_dicom(path):
         return "dicom"
-    return "picture" if path.suffix.lower() in PICTURES else "other"
+    if path.suffix.lower() in PICTURES:
+        return "picture"
+    with path.open("rb") as file:
+        return "bare" if file.read(2) in _BARE else "other"
 
 
 def _images_in(folder: Path) -> list[str]:
     files = sorted(path for path in folder.iterdir() if path.is_file() and not hidden(path.name))
-    return [path.name for path in files if _kind(path) != "other"]
+    return [path.name for path in files if _kind(path) in ("nifti", "dicom")]
 
 
 def _refuse_strays(root: Path, strays: Sequence[str]) -> None:

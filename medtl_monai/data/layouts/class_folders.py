@@ -62,8 +62,8 @@ def read(root: Path, config: DataConfig) -> Listing:
         refuse_copies(root, files.nifti)
         table, joined = _table(root, [_file_row(item) for item in files.nifti]), None
         found, notes = _counts(files.nifti, "NIfTI image"), _patients(files.nifti, config)
-    if files.others:
-        notes = (*notes, f"{files.others} files that are no images were left out")
+        if files.others:
+            notes = (*notes, f"{files.others} files that are no images were left out")
     if files.loose:
         notes = (
             *notes,

@@ -11,7 +11,7 @@ from medtl_monai.data.inputs import MEND_INPUTS, MEND_SELECT, Inputs, choose_inp
 from medtl_monai.data.join import Source, scan_images
 from medtl_monai.data.layouts.class_files import Found
 from medtl_monai.data.table import listing
-from medtl_monai.dicom import Series, Study, StudyIndex
+from medtl_monai.dicom import Study, StudyIndex
 from medtl_monai.errors import DataError
 
 _SHOWN = 5
@@ -43,23 +43,22 @@ def find_studies(root: Path, files: Sequence[Found], config: DataConfig) -> tupl
     _refuse_links(root, files)
     index = scan_images(root)
     places = {item.file: item for item in files}
-    studies = [study for study in index.studies if study.series]
-    _refuse_torn(root, studies, places)
-    notes = _left_out(root, index, drop=config.unmatched == "drop")
+    studies, outside = _studies(root, index, places)
+    notes = _left_out(root, index, outside, drop=config.unmatched == "drop")
     inputs = Inputs.of(config)
     placed: list[Placed] = []
     unclear: list[tuple[str, str]] = []
     incomplete = 0
-    for study in studies:
+    for study, place in studies:
         found = choose_inputs(study, inputs)
         if inputs.flat_apart and found.flat:
-            placed += [Placed(sources=(series,), found=_place(series, places)) for series in found.flat]
+            placed += [Placed(sources=(item,), found=places.get(item.files[0], place)) for item in found.flat]
         elif found.problem:
-            unclear.append((_place(study.series[0], places).file.rpartition("/")[0], found.problem))
+            unclear.append((place.file.rpartition("/")[0], found.problem))
         elif found.incomplete:
             incomplete += 1
         else:
-            placed.append(Placed(sources=found.sources, found=_place(study.series[0], places)))
+            placed.append(Placed(sources=found.sources, found=place))
     if unclear:
         folders = listing("folder", [folder for folder, _ in unclear], _SHOWN)
         mend = MEND_INPUTS if inputs.names else MEND_SELECT
@@ -78,10 +77,6 @@ def _refuse_lost(root: Path, files: Sequence[Found], placed: Sequence[Placed]) -
         raise DataError(what, where=root.name, mend="See what 'medtl scan' says of it")
 
 
-def _place(series: Series, places: Mapping[str, Found]) -> Found:
-    return next(places[file] for file in series.files if file in places)
-
-
 def _refuse_links(root: Path, files: Sequence[Found]) -> None:
     real = root.resolve()
     outside = [item.file for item in files if not (root / item.file).resolve().is_relative_to(real)]
@@ -90,20 +85,26 @@ def _refuse_links(root: Path, files: Sequence[Found]) -> None:
         raise DataError(what, where=root.name, mend="Copy the files")
 
 
-def _refuse_torn(root: Path, studies: Sequence[Study], places: Mapping[str, Found]) -> None:
-    torn = []
-    for study in studies:
-        own = [places[file] for series in study.series for file in series.files if file in places]
-        first = {item.place: item.file for item in reversed(own)}
-        if len(first) > 1:
+def _studies(root: Path, index: StudyIndex, places: Mapping[str, Found]) -> tuple[list[tuple[Study, Found]], int]:
+    """Return the studies in class folders with a file of each, and the number of those that lie elsewhere."""
+    inside, torn, outside = [], [], 0
+    for study in (study for study in index.studies if study.series):
+        files = [file for series in study.series for file in series.files]
+        first = {places[file].place if file in places else None: file for file in reversed(files)}
+        if set(first) == {None}:
+            outside += 1
+        elif len(first) > 1:
             torn.append(" and ".join(sorted(first.values())))
+        else:
+            inside.append((study, places[files[0]]))
     if torn:
         what = f"the files of one study lie in two class folders: {'; '.join(torn[:_SHOWN])}"
         more = f" ({len(torn)} studies in all)" if len(torn) > 1 else ""
         raise DataError(what + more, where=root.name, mend="Keep a study in one folder, or take it out")
+    return inside, outside
 
 
-def _left_out(root: Path, index: StudyIndex, *, drop: bool) -> tuple[str, ...]:
+def _left_out(root: Path, index: StudyIndex, outside: int, *, drop: bool) -> tuple[str, ...]:
     notes = [f"left out, {reason}: {number} files" for reason, number in sorted(index.skipped.items())]
     if index.damaged and not drop:
         first = next(iter(index.damaged.values()))
@@ -111,4 +112,6 @@ def _left_out(root: Path, index: StudyIndex, *, drop: bool) -> tuple[str, ...]:
         raise DataError(what, where=root.name, mend="Replace them, or set data.unmatched=drop to leave them out")
     if index.damaged:
         notes.append(f"left out, damaged: {len(index.damaged)} files")
+    if outside:
+        notes.append(f"{outside} studies outside of the class folders were left out")
     return tuple(notes)

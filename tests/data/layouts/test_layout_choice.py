@@ -50,6 +50,15 @@ def test_other_folders(tmp_path, make, message):
         detect(make(tmp_path))
 
 
+def test_pictures_alone_are_counted(tmp_path):
+    for name in ("a/1.png", "a/2.JPG", "b/3.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"\x89PNG")
+    (tmp_path / "cover.png").write_bytes(b"\x89PNG")
+    with pytest.raises(DataError, match=r"not read: 2 .png, 1 .jpg \(files a/1.png, a/2.JPG, b/3.png\)"):
+        load(tmp_path, "class")
+
+
 def test_dataset_json_may_mean_something_else(tmp_path):
     assert with_manifest(tmp_path) is None
     (tmp_path / "dataset.json").write_text(json.dumps({"training": "no"}))

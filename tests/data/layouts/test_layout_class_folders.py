@@ -8,7 +8,7 @@ from helpers_layouts import class_folders, load
 from pydicom.uid import generate_uid
 
 from medtl_monai.config import DataConfig, InputConfig, SelectConfig, SplitConfig
-from medtl_monai.data.cases import unlabelled_cases
+from medtl_monai.data.cases import load_cases, unlabelled_cases
 from medtl_monai.data.layouts import settle
 from medtl_monai.data.splits import make_splits
 from medtl_monai.errors import ConfigError, DataError
@@ -267,6 +267,31 @@ def test_a_folder_that_cannot_be_read(tmp_path, monkeypatch):
     with pytest.raises(DataError, match=r"cannot be read \(PermissionError\)") as caught:
         classes(root, layout="class-folders")
     assert str(tmp_path) not in str(caught.value)
+
+
+def test_dicom_without_preamble(tmp_path):
+    root = studies(tmp_path, "a/1", "a/2", "b/1", "b/2")
+    whole = classes(root)
+    for file in (root / "b/2").iterdir():
+        file.write_bytes(file.read_bytes()[132:])
+    (root / "b/2/notes.txt").write_text("not DICOM")
+    table = classes(root)
+    assert table.ids == whole.ids
+    assert "left out, not DICOM: 1 files" in table.notes
+    shutil.rmtree(root / "b/1")
+    assert len(load_cases(DataConfig(dataset=root), "class", classes=["a", "b"])) == 3
+
+
+def test_studies_without_a_class_are_not_used(tmp_path):
+    studies(tmp_path, "train/a/1", "train/a/2", "train/b/1", "train/b/2")
+    other = Recipe(slices=4, patient="P9").write(tmp_path / "test")
+    table = classes(tmp_path)
+    assert len(table) == 4
+    assert "1 studies outside of the class folders were left out" in table.notes
+    assert any("4 files in 'test' have no class" in note for note in table.notes)
+    Recipe(slices=4, patient="P9", study=other.study).write(tmp_path / "train/a/9")
+    with pytest.raises(DataError, match=r"one study lie in two class folders: test/IM\d+ and train/a/9/IM"):
+        classes(tmp_path)
 
 
 def test_one_anonymous_patient(tmp_path):
