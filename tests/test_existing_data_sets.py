@@ -10,6 +10,9 @@ import pytest
 from helpers_layouts import class_folders, decathlon, nnunet
 from helpers_runs import BACKBONE, QUICK, make_data, medtl, read_rows, record
 
+import medtl_monai
+from medtl_monai.config import load_config
+
 SAMPLES = Path(__file__).parents[1] / "sample_dicoms"
 
 
@@ -81,6 +84,16 @@ def test_the_plan_and_the_configuration_of_a_run(tmp_path, capfd):
     assert "dataset: null" in stored
     again = ["train", tmp_path / "run/config.yaml", "--dataset", data, "--out", tmp_path / "again", "--dry-run"]
     assert medtl(*again) == 0
+
+
+def test_the_same_words_in_python(tmp_path):
+    data = as_decathlon(tmp_path)
+    settings = {"training.min_steps": 1, "training.warmup": 0, "training.tune": False}
+    run = medtl_monai.train(dataset=data, backbone=BACKBONE, epochs=1, out=tmp_path / "run", set=settings)
+    assert run.evaluate().cases == 2
+    config = load_config(None, {"data.dataset": str(data), "model.backbone": BACKBONE, **settings})
+    other = medtl_monai.train(config, epochs=1, out=tmp_path / "other")
+    assert other.record["best_value"] == run.record["best_value"] is not None
 
 
 def test_nnunet_with_given_test_cases(tmp_path):

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from medtl_monai.config import DataConfig
+from medtl_monai.config import DataConfig, validate
 from medtl_monai.data.layouts import class_folders, decathlon, nnunet
 from medtl_monai.data.layouts.class_files import holds_images, subfolders
 from medtl_monai.data.layouts.layout import Layout, Listing
@@ -116,7 +116,8 @@ def settle(config: DataConfig) -> DataConfig:
         elif own != value and key in profile.fixed:
             what = f"data.{key} is {_shown(own)}, and {layout.title} gives {_shown(value)}"
             raise ConfigError(what, mend=_OWN)
-    return config.model_copy(update=update)
+    # Again as a whole: what the layout gives must go with what the user has set.
+    return validate({"data": {**config.model_dump(), **update}}).data
 
 
 def dataset_kind(config: DataConfig) -> TargetKind:

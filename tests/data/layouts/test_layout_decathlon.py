@@ -200,6 +200,12 @@ def test_channels_on_the_fourth_axis(tmp_path):
         load(root, channels=["T1w", "FLAIR"])
 
 
+def test_channels_of_one_file_are_no_inputs(tmp_path):
+    root = decathlon(tmp_path, shape=(*SHAPE, 2), modality={"0": "FLAIR", "1": "T1w"})
+    with pytest.raises(ConfigError, match="channels and inputs are both set"):
+        load(root, inputs={"FLAIR": {}, "T1w": {}})
+
+
 def test_another_number_of_channels_than_declared(tmp_path):
     table = load(decathlon(tmp_path, shape=(*SHAPE, 2), modality={"0": "A", "1": "B", "2": "C"}))
     with pytest.raises(DataError, match="channels"):

@@ -56,6 +56,14 @@ def test_channels_are_read_in_their_order(tmp_path):
     assert np.array_equal(table.read_volume(cases[1]).array, np.stack([noise(50), noise(51)]))
 
 
+def test_channels_that_the_user_sets_must_go_with_the_layout(tmp_path):
+    root = nnunet(tmp_path, channels=("T1", "FLAIR"))
+    with pytest.raises(ConfigError, match="channels and image are both set"):
+        load(root, channels=["T1", "FLAIR"])
+    table = load(root, inputs={"second": {"column": "FLAIR"}, "first": {"column": "T1"}})
+    assert np.array_equal(table.read_volume(table.cases[2]).array, np.stack([noise(21), noise(20)]))
+
+
 def test_one_of_several_channels_for_prediction(tmp_path):
     root = nnunet(tmp_path, channels=("T1", "FLAIR"), tests=1)
     (case,) = unlabelled_cases(root, load(root, image=["FLAIR"]).inputs)
