@@ -10,6 +10,7 @@ import shlex
 import subprocess
 import tomllib
 from pathlib import Path
+from typing import get_args, get_origin
 
 import pytest
 import yaml
@@ -165,6 +166,8 @@ def _keys(model=RunConfig, prefix: str = "") -> set[str]:
     for name, field in model.model_fields.items():
         nested = isinstance(field.annotation, type) and hasattr(field.annotation, "model_fields")
         keys |= _keys(field.annotation, f"{prefix}{name}.") if nested else {f"{prefix}{name}"}
+        named = get_args(field.annotation)[1:] if get_origin(field.annotation) is dict else ()
+        keys |= {key for each in named for key in _keys(each, f"{prefix}{name}.NAME.")}
     return keys
 
 

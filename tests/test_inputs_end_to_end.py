@@ -12,7 +12,7 @@ import yaml
 from helpers_data import affine_of
 from helpers_dicom import Recipe
 from helpers_inputs import DROP, described, write_pet_ct
-from helpers_runs import BACKBONE, QUICK, medtl, read_rows, record, write_rows
+from helpers_runs import BACKBONE, QUICK, make_data, medtl, read_rows, record, train, write_rows
 from safetensors.torch import load_file
 
 from medtl_monai.data.preprocessing import Preprocessing
@@ -175,6 +175,28 @@ def test_a_source_run_with_one_channel_gives_weights_for_two(data, tmp_path, cap
     shown = capsys.readouterr()
     assert "T1, FLAIR" in shown.out
     assert "source run has learnt" not in shown.err
+
+
+def test_a_run_from_before_there_were_inputs_still_opens(tmp_path):
+    labels = make_data(tmp_path / "data", cases=8)
+    run = tmp_path / "run"
+    assert train(labels, run, epochs=1) == 0
+    stored = record(run)
+    assert stored["images"]["inputs"] == []
+    for key in ("inputs", "filled"):
+        del stored["images"][key]
+    del stored["model"]["preprocessing"]["channel_plans"]
+    (run / "run.json").write_text(json.dumps(stored))
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    assert config["data"]["image"] == ["image"]
+    config["data"]["image"] = "image"
+    for section, key in (("data", "inputs"), ("data", "channels"), ("preprocessing", "channels")):
+        del config[section][key]
+    (run / "config.yaml").write_text(yaml.safe_dump(config))
+    assert medtl("evaluate", run) == 0
+    assert medtl("predict", run, tmp_path / "data/images", "--out", tmp_path / "out") == 0
+    assert len({row["probability_a"] for row in read_rows(tmp_path / "out/predictions.csv")}) > 1
+    assert medtl("train", "--resume", run) == 0
 
 
 def test_pet_and_ct(tmp_path):

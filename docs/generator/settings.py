@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
@@ -35,6 +35,11 @@ def _rows(key: str, field: Any, flags: dict[str, str]) -> list[tuple[str, ...]]:
     model = field.annotation
     if isinstance(model, type) and issubclass(model, BaseModel):
         return [row for name, below in model.model_fields.items() for row in _rows(f"{key}.{name}", below, flags)]
+    named = get_args(model)[1] if get_origin(model) is dict else None
+    if isinstance(named, type) and issubclass(named, BaseModel):
+        # Sections that the user names.
+        below = [row for name, f in named.model_fields.items() for row in _rows(f"{key}.NAME.{name}", f, flags)]
+        return [_key(key, field, flags), *below]
     return [_key(key, field, flags)]
 
 
@@ -52,7 +57,7 @@ def _type(field: Any) -> str:
     shown = field.annotation.__name__ if isinstance(field.annotation, type) else str(field.annotation)
     shown = str(field.annotation) if "[" in str(field.annotation) else shown
     bounds = " ".join(str(limit) for limit in field.metadata if type(limit).__name__ in ("Ge", "Gt", "Le", "Lt"))
-    shown = re.sub(r"typing\.|pathlib\.", "", shown)
+    shown = re.sub(r"typing\.|pathlib\.|medtl_monai\.config\.", "", shown)
     signs = {"Ge(ge=": "≥ ", "Gt(gt=": "> ", "Le(le=": "≤ ", "Lt(lt=": "< "}
     for name, sign in signs.items():
         bounds = bounds.replace(name, sign)

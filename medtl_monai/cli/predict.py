@@ -18,7 +18,10 @@ app = typer.Typer(add_completion=False)
 @app.command()
 def predict(
     run: Annotated[Path, typer.Argument(help="A run folder.")],
-    studies: Annotated[Path, typer.Argument(help="DICOM tree, folder of NIfTI files, or data set with test cases.")],
+    studies: Annotated[
+        Path,
+        typer.Argument(help="DICOM tree, folder of NIfTI files, CSV table of them, or data set with test cases."),
+    ],
     out: Annotated[Path, typer.Option(help="Where predictions go.")],
     id_map: Annotated[
         Path | None, typer.Option(help="Also write which case id is which study: a file with identifiers.")

@@ -28,7 +28,7 @@ def train(
     labels: Annotated[Path | None, typer.Option(help="A CSV table, one row a case.")] = None,
     target: Annotated[str | None, typer.Option(help="Label column, or several: a,b.")] = None,
     key: Annotated[str | None, typer.Option(help="Column joined to the studies.")] = None,
-    image: Annotated[str | None, typer.Option(help="Column of NIfTI paths, without --studies.")] = None,
+    image: Annotated[str | None, typer.Option(help="Column of NIfTI paths, without --studies; a,b: channels.")] = None,
     group_by: Annotated[str | None, typer.Option(help="Column that never straddles splits. Default: patient.")] = None,
     split: Annotated[str | None, typer.Option(help="Column of given splits: train, val, test.")] = None,
     backbone: Annotated[str | None, typer.Option(help="A name (options: name:key=value) or a run folder.")] = None,

@@ -110,7 +110,7 @@ class CaseTable:
     def filled(self) -> dict[str, tuple[str, ...]]:
         """Input → the cases in which it is missing and is filled; inputs that are always there are left out."""
         found = {
-            item.name: tuple(case.case_id for case in self.cases if case.sources[n] is None)
+            item.name: tuple(case.case_id for case in self.cases if not case.problem and case.sources[n] is None)
             for n, item in enumerate(self.inputs.items)
         }
         return {name: ids for name, ids in found.items() if ids}
@@ -267,7 +267,7 @@ def _unlabelled(path: Path, root: Path, key: bytes, inputs: Inputs) -> list[Case
         raise DataError("no such file or folder", where=path.name, mend="Check the path")
     if path.is_file() and path.suffix.lower() == TABLE_SUFFIX:
         table = read_table(path)
-        return [_nifti_case(paths, root, key, inputs) for paths in find_images(table, inputs).values()]
+        return [_nifti_case(paths, root, key, inputs, row) for row, paths in find_images(table, inputs).items()]
     if path.is_file() and is_nifti(path):
         return [_nifti_case((path,), root, key, inputs)]
     layout = with_manifest(path) if path.is_dir() else None
@@ -303,9 +303,9 @@ def _apart(inputs: Inputs, where: str = "") -> DataError:
     return DataError(what, where=where, mend=f"Give a CSV table with a row a case and the columns {columns}")
 
 
-def _nifti_case(paths: Sequence[Path | None], root: Path, key: bytes, inputs: Inputs) -> Case:
+def _nifti_case(paths: Sequence[Path | None], root: Path, key: bytes, inputs: Inputs, row: int = 0) -> Case:
     first, *others = paths
-    source = os.path.relpath(next((p for p in paths if p is not None), root), root)
+    source = f"row {row}" if first is None else os.path.relpath(first, root)
     problem = _apart(inputs) if len(paths) < len(inputs.items) else None
     lacking = [
         i.name or "image" for i, p in zip(inputs.items, paths, strict=False) if p is None and i.missing != "fill"
@@ -315,6 +315,7 @@ def _nifti_case(paths: Sequence[Path | None], root: Path, key: bytes, inputs: In
     return Case(
         case_id=pseudonym(key, source),
         group=pseudonym(key, "row", source),
+        row=row,
         image=first or root,
         others=tuple(others) if problem is None else (),
         source=source,

@@ -59,13 +59,19 @@ def join_nifti(table: Table, config: DataConfig) -> Joined:
 
 
 def find_images(table: Table, inputs: Inputs) -> dict[int, tuple[Path | None, ...]]:
-    """Return the NIfTI files that each row of a table without labels names; None where there is none."""
+    """Return the NIfTI files that each row of a table without labels names; None where there is none.
+
+    Raises:
+        DataError: If a column is absent, or a file is named twice.
+    """
     columns = [table.require(item.column, "the run") for item in inputs.items]
     folder = table.path.parent
-    return {
+    found: dict[int, tuple[Path | None, ...]] = {
         row.number: tuple(None if row.missing(c) else find_file(row[c], folder) or folder / row[c] for c in columns)
         for row in table.rows
     }
+    _refuse_twice(table, found, columns)
+    return found
 
 
 def _first_images(table: Table, column: str, *, drop: bool) -> tuple[dict[int, Path], tuple[str, ...]]:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from helpers_data import affine_of, noise, write_csv, write_nifti
-from helpers_dicom import Recipe
+from helpers_dicom import Recipe, frames_of, write_seg
 from helpers_inputs import DROP, FILL, RULES, described, write_study
 
 from medtl_monai.config import DataConfig, PreprocessingConfig, dump, load_config, parse_set, validate
@@ -173,6 +173,22 @@ def test_parts_of_one_series_can_be_inputs(tmp_path):
     assert volume.notes == ()
 
 
+def test_a_segmentation_is_placed_on_the_first(tmp_path, studies):
+    rows = []
+    labels = np.zeros((12, 12, 6), int)
+    labels[3:8, 2:5, 1:4] = 1
+    for n, recipe in enumerate(studies):
+        write_seg(tmp_path / f"seg{n}", frames_of(labels, recipe), recipe, names=["lesion"])
+        rows.append({"StudyInstanceUID": recipe.study, "mask": f"seg{n}"})
+    path = write_csv(tmp_path / "labels.csv", rows)
+    config = DataConfig(studies=tmp_path / "studies", labels=path, target=["mask"], inputs=RULES)
+    table = load_cases(config, "mask")
+    case = table.cases[2]
+    mask = table.read_target(case, table.read_volume(case))
+    assert np.array_equal(mask, labels)
+    assert mask.any()
+
+
 # NIfTI
 
 
@@ -265,6 +281,14 @@ def test_a_table_names_the_images_of_new_cases(tmp_path):
     assert [case.case_id for case in alone] == [case.case_id for case in cases]
     with pytest.raises(DataError, match="a column 'image' that is not there"):
         unlabelled_cases(labels)
+    text = labels.read_text()
+    labels.write_text(text.replace("img/t1_1.nii.gz", "img/t1_0.nii.gz"))
+    with pytest.raises(DataError, match=r"t1 or flair names the same image twice: rows 2, 3"):
+        unlabelled_cases(labels, inputs)
+    labels.write_text(text.replace("img/t1_1.nii.gz", "").replace("img/t1_0.nii.gz", ""))
+    cases = unlabelled_cases(labels, inputs)
+    assert len({case.case_id for case in cases}) == 4
+    assert [str(case.problem)[:22] for case in cases[:2]] == ["the case has no t1. Na"] * 2
 
 
 # Channels on the fourth axis
@@ -308,6 +332,13 @@ def test_another_number_of_channels_is_refused(tmp_path):
     table = load_nifti(labels, channels="a,b,c")
     with pytest.raises(DataError, match=r"\(8, 9, 7\) has no fourth axis"):
         table.read_volume(table.cases[0])
+
+
+def test_one_channel_may_have_a_name(tmp_path):
+    table = load_nifti(write_columns(tmp_path), image="t1", channels="CT")
+    volume = table.read_volume(table.cases[0])
+    assert volume.array.shape == (8, 9, 7)
+    assert [info.name for info in volume.channel_info] == ["CT"]
 
 
 # The configuration
