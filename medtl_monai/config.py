@@ -83,6 +83,10 @@ class InputConfig(SelectConfig):
 class DataConfig(_Section):
     """Where images and labels are, and what is to be learnt."""
 
+    dataset: Path | None = None
+    """A whole data set in a known layout, in place of studies and labels: its folder brings both."""
+    layout: Literal["auto", "decathlon", "nnunet", "class-folders"] = "auto"
+    """How that folder is arranged: Medical Segmentation Decathlon, nnU-Net raw, one folder a class."""
     studies: Path | None = None
     """A tree of DICOM files. Leave out when the labels table has a column of NIfTI paths."""
     labels: Path | None = None
@@ -290,6 +294,7 @@ class RunConfig(_Section):
 
 
 FLAGS = {
+    "dataset": "data.dataset",
     "studies": "data.studies",
     "labels": "data.labels",
     "target": "data.target",

@@ -22,6 +22,7 @@ def evaluate(
     part: Annotated[Literal["test", "val", "train"], typer.Option(help="Which cases.")] = "test",
     studies: Annotated[Path | None, typer.Option(help="Where the studies are now, if they moved.")] = None,
     labels: Annotated[Path | None, typer.Option(help="Where the labels are now, if they moved.")] = None,
+    dataset: Annotated[Path | None, typer.Option(help="Where the data set is now, if it moved.")] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps or auto.")] = "auto",
     redact_paths: RedactOption = False,
     plugin: PluginOption = None,
@@ -36,8 +37,8 @@ def evaluate(
     from medtl_monai.training.places import locate
     from medtl_monai.training.trained import TrainedRun
 
-    hide(studies, labels)
-    config = locate(RunFolder.open(run), studies=studies, labels=labels)
+    hide(studies, labels, dataset)
+    config = locate(RunFolder.open(run), studies=studies, labels=labels, dataset=dataset)
     hide_paths(config.data.model_dump())
     host = host_for(config, plugin)
     with closing_bars(RichReporter()) as reporter:

@@ -20,7 +20,8 @@ app = typer.Typer(add_completion=False)
 def predict(
     run: Annotated[Path, typer.Argument(help="A run folder.")],
     studies: Annotated[
-        Path, typer.Argument(help="A tree of DICOM files, a folder of NIfTI files, or a CSV table of them.")
+        Path,
+        typer.Argument(help="DICOM tree, folder of NIfTI files, CSV table of them, or data set with test cases."),
     ],
     out: Annotated[Path, typer.Option(help="Where predictions go.")],
     id_map: Annotated[

@@ -92,8 +92,21 @@ def scan(
         print_json(_plain(found, inputs, descriptions=show_descriptions))
     else:
         _show(found, inputs, descriptions=show_descriptions)
+    _say_data_set(folder)
     if out is not None:
         _write(found, out, folder, redact_paths=redact_paths)
+
+
+def _say_data_set(folder: Path) -> None:
+    from medtl_monai.data.layouts import with_manifest
+
+    try:
+        layout = with_manifest(folder)
+    except DataError:
+        # It has a dataset.json that cannot be read, which is no matter of DICOM.
+        return
+    if layout is not None:
+        print_note(f"the folder is a data set in {layout.title}: medtl train --dataset {folder} --out RUN")
 
 
 def _check_free(out: Path | None) -> None:
@@ -203,7 +216,8 @@ def _write(found: Survey, out: Path, folder: Path, *, redact_paths: bool) -> Non
     from medtl_monai.outputs.tables import write_csv
 
     if not found.studies:
-        raise DataError("no DICOM images found, so there is no table", where=folder.name, mend="Check the folder")
+        mend = "Train from it with --dataset" if (folder / "dataset.json").is_file() else "Check the folder"
+        raise DataError("no DICOM images found, so there is no table", where=folder.name, mend=mend)
     write_csv(out, case_rows(found, redact_paths=redact_paths), mode=_MODE)
     masks = 0 if redact_paths or found.unpacked else sum(len(study.masks) == 1 for study in found.studies)
     print_note(

@@ -25,7 +25,7 @@ def build_config(file: Path | None, flags: dict[str, Any], sets: Sequence[str] |
     Raises:
         ConfigError: If a key is unknown or a value does not fit.
     """
-    hide(flags.get("studies"), flags.get("labels"))
+    hide(flags.get("studies"), flags.get("labels"), flags.get("dataset"))
     overrides = {FLAGS[name]: value for name, value in flags.items() if value is not None}
     config = load_config(file, {**overrides, **parse_set(list(sets or []))})
     hide_paths(config.data.model_dump())

@@ -22,6 +22,9 @@ app = typer.Typer(add_completion=False)
 @app.command()
 def train(
     config: ConfigArgument = None,
+    dataset: Annotated[
+        Path | None, typer.Option(help="A whole data set: Decathlon, nnU-Net raw, or one folder a class.")
+    ] = None,
     studies: Annotated[Path | None, typer.Option(help="A tree of DICOM files.")] = None,
     labels: Annotated[Path | None, typer.Option(help="A CSV table, one row a case.")] = None,
     target: Annotated[str | None, typer.Option(help="Label column, or several: a,b.")] = None,
@@ -53,10 +56,10 @@ def train(
 ) -> None:
     """Train a backbone and a head on labelled studies under a freeze policy."""
     flags = {
-        "studies": studies, "labels": labels, "target": target, "key": key, "image": image, "group_by": group_by,
-        "split": split, "backbone": backbone, "weights": weights, "head": head, "policy": policy, "out": out,
-        "epochs": epochs, "batch_size": batch_size, "lr": lr, "patience": patience, "seed": seed, "device": device,
-        "workers": workers, "augment": augment, "tune": tune,
+        "dataset": dataset, "studies": studies, "labels": labels, "target": target, "key": key, "image": image,
+        "group_by": group_by, "split": split, "backbone": backbone, "weights": weights, "head": head, "policy": policy,
+        "out": out, "epochs": epochs, "batch_size": batch_size, "lr": lr, "patience": patience, "seed": seed,
+        "device": device, "workers": workers, "augment": augment, "tune": tune,
     }  # fmt: skip
     if resume is not None:
         _resume(resume, flags, sets, plugin, json=json)
@@ -91,13 +94,16 @@ def _resume(
     from medtl_monai.training.places import locate
     from medtl_monai.training.train import resume as resume_run
 
-    changed = [name for name, value in flags.items() if value is not None and name not in ("studies", "labels")]
+    changed = [
+        name for name, value in flags.items() if value is not None and name not in ("studies", "labels", "dataset")
+    ]
     if changed or sets:
         names = ", ".join([f"--{name.replace('_', '-')}" for name in changed] + (["--set"] if sets else []))
         mend = "Resume it as it was started, or start a new run"
         raise ConfigError(f"{names} would change the run", where="--resume", mend=mend)
-    hide(flags["studies"], flags["labels"])
-    settings = locate(RunFolder.open(path), studies=flags["studies"], labels=flags["labels"])
+    places = {name: flags[name] for name in ("studies", "labels", "dataset")}
+    hide(*places.values())
+    settings = locate(RunFolder.open(path), **places)
     hide_paths(settings.data.model_dump())
     with _resumable(path), closing_bars(RichReporter()) as reporter:
         resume_run(path, host_for(settings, plugin), reporter, config=settings)

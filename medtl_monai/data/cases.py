@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -19,6 +20,7 @@ from medtl_monai.data.grouping import group_rows, refuse_rare_classes
 from medtl_monai.data.identity import load_key, pseudonym
 from medtl_monai.data.inputs import MEND_INPUTS, MEND_SELECT, Inputs, choose_inputs
 from medtl_monai.data.join import Joined, Source, find_images, join_dicom, join_nifti
+from medtl_monai.data.layouts import open_dataset, with_manifest
 from medtl_monai.data.mask_survey import survey_masks
 from medtl_monai.data.masks import Labels, MaskScheme, read_mask
 from medtl_monai.data.nifti import is_nifti, read_nifti
@@ -190,7 +192,8 @@ def load_cases(config: DataConfig, kind: TargetKind, *, classes: Sequence[str] |
     """Join images to labels.
 
     Images come from a DICOM tree (``config.studies``), joined by StudyInstanceUID, AccessionNumber or PatientID; or
-    from NIfTI files that a column of the table names. Every value of the table is read as text.
+    from NIfTI files that a column of the table names. Every value of the table is read as text. A data set in a known
+    layout (``config.dataset``) brings table and images.
 
     Args:
         config: Where things are.
@@ -202,13 +205,15 @@ def load_cases(config: DataConfig, kind: TargetKind, *, classes: Sequence[str] |
         ConfigError: If the configuration names no table, no label column, or does not make sense.
         DataError: If rows and images do not match, or labels are missing, unreadable or too few; rows are listed.
     """
-    if config.labels is None:
-        raise ConfigError("no labels table is named", where="data.labels", mend="Give a CSV file with --labels")
+    opened = open_dataset(config, kind)
+    config = opened.config if opened else config
+    table = opened.listing.table if opened else _labels_table(config)
+    joined = opened.listing.joined if opened else None
     inputs = Inputs.of(config)
-    inputs.check(config)
-    table = read_table(config.labels)
+    inputs.check(config, dicom=config.studies is not None or joined is not None)
     targets = read_targets(table, config, kind, classes)
-    joined = join_dicom(table, config, config.studies) if config.studies else join_nifti(table, config)
+    if joined is None:
+        joined = join_dicom(table, config, config.studies) if config.studies else join_nifti(table, config)
     rows = [row for row in table.rows if row.number in joined.images and row.number in targets.values]
     if not rows:
         what = "no row has both an image and a label"
@@ -228,8 +233,21 @@ def load_cases(config: DataConfig, kind: TargetKind, *, classes: Sequence[str] |
         classes=names,
         scheme=scheme,
         inputs=inputs,
-        notes=(*notes, *made[1], *(scheme.notes if scheme else ()), *_filled(cases, inputs)),
+        notes=(
+            *(opened.notes if opened else ()),
+            *notes,
+            *made[1],
+            *(scheme.notes if scheme else ()),
+            *_filled(cases, inputs),
+        ),
     )
+
+
+def _labels_table(config: DataConfig) -> Table:
+    if config.labels is None:
+        mend = "Give a CSV file with --labels, or a whole data set with --dataset"
+        raise ConfigError("no labels table is named", where="data.labels", mend=mend)
+    return read_table(config.labels)
 
 
 def _filled(cases: Sequence[Case], inputs: Inputs) -> list[str]:
@@ -239,6 +257,8 @@ def _filled(cases: Sequence[Case], inputs: Inputs) -> list[str]:
 
 def unlabelled_cases(path: Path | Sequence[Path], inputs: Inputs | None = None) -> list[Case]:
     """Return cases for prediction: of a DICOM tree, a folder of NIfTI files, a CSV table that names them, or files.
+
+    Of a data set with a known ``dataset.json`` these are its test cases.
 
     A study whose images are not clear becomes a case that raises when it is read, so that the others go on.
 
@@ -266,8 +286,12 @@ def _unlabelled(path: Path, root: Path, key: bytes, inputs: Inputs) -> list[Case
         return [_nifti_case(paths, root, key, inputs, row) for row, paths in find_images(table, inputs).items()]
     if path.is_file() and is_nifti(path):
         return [_nifti_case((path,), root, key, inputs)]
-    files = sorted(p for p in path.rglob("*") if p.is_file() and is_nifti(p)) if path.is_dir() else []
-    cases = [_study_case(study, key, inputs) for study in scan_studies(path).studies if study.series]
+    layout = with_manifest(path) if path.is_dir() else None
+    if layout is not None and layout.tests is not None:
+        # Not all that lies in the folder: label maps are NIfTI files too.
+        return [_nifti_case(paths, root, key, inputs) for paths in _tests(layout.tests(path), inputs)]
+    files = sorted(p for p in path.rglob("*") if _is_image(p)) if path.is_dir() else []
+    cases = [case for study in scan_studies(path).studies if study.series for case in _study_cases(study, key, inputs)]
     if files and inputs.several and not cases:
         raise _apart(inputs, path.name)
     cases += [_nifti_case((file,), root, key, inputs) for file in files]
@@ -275,6 +299,18 @@ def _unlabelled(path: Path, root: Path, key: bytes, inputs: Inputs) -> list[Case
         mend = "Give a folder of DICOM studies or of .nii.gz files"
         raise DataError("neither DICOM images nor NIfTI files found", where=path.name, mend=mend)
     return cases
+
+
+def _tests(table: Table, inputs: Inputs) -> list[tuple[Path | None, ...]]:
+    """Return the files of each test case: the columns of the run, whose only one may have had another name."""
+    if inputs.several or len(table.columns) > 1:
+        return list(find_images(table, inputs).values())
+    return [(table.path.parent / row[table.columns[0]],) for row in table.rows]
+
+
+def _is_image(path: Path) -> bool:
+    # macOS writes ._x.nii.gz beside x.nii.gz on other file systems.
+    return is_nifti(path) and not path.name.startswith(".") and path.is_file()
 
 
 def _apart(inputs: Inputs, where: str = "") -> DataError:
@@ -303,8 +339,10 @@ def _nifti_case(paths: Sequence[Path | None], root: Path, key: bytes, inputs: In
     )
 
 
-def _study_case(study: Study, key: bytes, inputs: Inputs) -> Case:
+def _study_cases(study: Study, key: bytes, inputs: Inputs) -> list[Case]:
     found = choose_inputs(study, inputs)
+    if inputs.flat_apart and found.flat:
+        return [_dicom_case(study, key, (series,), shared=len(found.flat)) for series in found.flat]
     problem = None
     if found.problem:
         problem = DataError(found.problem, mend=MEND_INPUTS if inputs.names else MEND_SELECT)
@@ -313,13 +351,25 @@ def _study_case(study: Study, key: bytes, inputs: Inputs) -> Case:
         problem = DataError(missing.explain(), mend=MEND_INPUTS)
     first = found.sources[0] or (found.choices[0].left or study.series)[0]
     others = () if problem else found.sources[1:]
+    return [_dicom_case(study, key, (first, *others), problem=problem)]
+
+
+def _dicom_case(
+    study: Study,
+    key: bytes,
+    sources: tuple[Series, *tuple[Series | None, ...]],
+    *,
+    shared: int = 1,
+    problem: MedtlError | None = None,
+) -> Case:
+    first, *others = sources
     return Case(
-        case_id=pseudonym(key, study.study_instance_uid),
+        case_id=pseudonym(key, _study_name(first, shared)),
         group=pseudonym(key, "patient", study.issuer_of_patient_id.strip(), study.patient_id.strip()),
         image=first,
-        others=others,
+        others=tuple(others),
         source=folder_of(first),
-        fingerprints=fingerprints((first, *others)),
+        fingerprints=fingerprints(sources),
         problem=problem,
     )
 
@@ -331,11 +381,16 @@ def _make(
     firsts = {row.number: _first(joined.images[row.number]) for row in rows}
     groups, notes = group_rows(table, firsts, config, key)
     splits = _given_splits(table, rows, config)
+    shared = Counter(image.study_instance_uid for image in firsts.values() if isinstance(image, Series))
     cases = []
     for row in rows:
         image = firsts[row.number]
         source = folder_of(image) if isinstance(image, Series) else os.path.relpath(image, table.path.parent)
-        name = image.study_instance_uid if isinstance(image, Series) else Path(source).as_posix()
+        name = (
+            _study_name(image, shared[image.study_instance_uid])
+            if isinstance(image, Series)
+            else Path(source).as_posix()
+        )
         cases.append(
             Case(
                 case_id=pseudonym(key, name),
@@ -352,6 +407,13 @@ def _make(
     if len({case.case_id for case in cases}) < len(cases):
         raise DataError("two cases have one pseudonym", where=table.path.name, mend="Use another MEDTL_ID_KEY")
     return cases, notes
+
+
+def _study_name(series: Series, shared: int) -> str:
+    """Return what a case id is made from: the study, and where several cases share it (radiographs) the image too."""
+    first = series.slices[0]
+    uid = series.study_instance_uid
+    return uid if shared < 2 else "\0".join((uid, first.header.instance_uid, str(first.frame)))
 
 
 def _given_splits(table: Table, rows: Sequence[Row], config: DataConfig) -> dict[int, str]:

@@ -39,7 +39,8 @@ def group_rows(
         return groups, (f"cases are grouped by column {column!r}",)
     folder = table.path.parent
     groups = {number: pseudonym(key, "row", os.path.relpath(str(image), folder)) for number, image in images.items()}
-    return groups, (
+    # What a folder's layout has to say of patients, the layout says itself.
+    return groups, () if table.generated else (
         "the table has no patient column: each row counts as a patient of its own. Set data.group_by if patients have "
         "several images",
     )
@@ -74,6 +75,8 @@ def _refuse_one_value(table: Table, groups: Mapping[int, str], what: str) -> Non
 
 
 def _mend(table: Table) -> str:
+    if table.generated:
+        return "Set data.group_by to folder if the folders below the classes are patients, or use a table (--labels)"
     column = table.find(*PATIENT_COLUMNS)
     example = f", such as {column!r}" if column else ""
     return f"Set data.group_by to a column of the table that tells patients apart{example}"

@@ -46,10 +46,12 @@ class Inputs:
     Attributes:
         items: At least one; the first gives the grid.
         channels: Names of the channels of the only image, where it is a four-dimensional NIfTI file.
+        flat_apart: Whether each of several two-dimensional images of a study (radiographs) is a case of its own.
     """
 
     items: tuple[Input, ...] = (Input(),)
     channels: tuple[str, ...] = ()
+    flat_apart: bool = False
 
     @classmethod
     def one(cls, rules: Rules | None = None) -> Inputs:
@@ -64,7 +66,8 @@ class Inputs:
         if len(config.image) > 1:
             return cls(items=tuple(Input(name=column, column=column) for column in config.image))
         only = Input(rules=rules_of(config.select), column=config.image[0] if config.image else "image")
-        return cls(items=(only,), channels=tuple(config.channels))
+        # A folder gives its class to every image in it; a row of a table, to one.
+        return cls(items=(only,), channels=tuple(config.channels), flat_apart=config.layout == "class-folders")
 
     @property
     def several(self) -> bool:
@@ -76,13 +79,17 @@ class Inputs:
         """Names of the channels; empty for a single image without a name."""
         return self.channels or tuple(item.name for item in self.items if item.name)
 
-    def check(self, config: DataConfig) -> None:
+    def check(self, config: DataConfig, *, dicom: bool) -> None:
         """Refuse what does not go with the kind of images there are.
+
+        Args:
+            config: What the user has set.
+            dicom: Whether the images are DICOM.
 
         Raises:
             ConfigError: If DICOM rules are given for NIfTI files, or NIfTI columns for DICOM.
         """
-        if config.studies is None:
+        if not dicom:
             for key, item in [("data.select", config.select), *((f"data.inputs.{n}", i) for n, i in _pairs(config))]:
                 if rules_of(item) != Rules():
                     what = "rules choose among DICOM series, and there is no studies folder"
@@ -173,6 +180,13 @@ class StudyImages:
     def sources(self) -> tuple[Series | None, ...]:
         """The series of each input; None where there is none, or more than one."""
         return tuple(choice.left[0] if choice.clear else None for choice in self.choices)
+
+    @property
+    def flat(self) -> tuple[Series, ...]:
+        """The two-dimensional images, where a study has several of the only input and nothing else."""
+        left = self.choices[0].left
+        apart = len(self.choices) == 1 and len(left) > 1 and not any(series.volumetric for series in left)
+        return left if apart else ()
 
 
 def choose_inputs(study: Study, inputs: Inputs) -> StudyImages:

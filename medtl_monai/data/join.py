@@ -172,6 +172,8 @@ def scan_images(root: Path) -> StudyIndex:
         seen = ", ".join(f"{n} × {reason}" for reason, n in sorted(index.skipped.items()))
         what = "no DICOM images found" + (f" (skipped: {seen})" if seen else "; the folder holds no files")
         mend = "Check data.studies; NIfTI images are named in a column of the table instead (data.image)"
+        if (root / "dataset.json").is_file():
+            mend = "It holds a dataset.json: give the folder with --dataset in place of --studies and --labels"
         raise DataError(what, where=root.name, mend=mend)
     return index
 

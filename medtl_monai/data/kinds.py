@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from medtl_monai.config import DataConfig
+from medtl_monai.data.layouts import dataset_kind
 from medtl_monai.data.table import read_table
 from medtl_monai.data.targets import YES_NO, find_file, number_of
 from medtl_monai.errors import ConfigError, DataError
@@ -15,7 +16,7 @@ _MANY = 10
 
 
 def infer_kind(config: DataConfig) -> TargetKind:
-    """Say what the target columns hold, for choosing a head when none is named.
+    """Say what the target columns (or the data set) hold, for choosing a head when none is named.
 
     Files are masks, lists such as ``a;b`` and several columns of 0 and 1 are several classes, more than ten distinct
     numbers (or any with a fraction) are numbers, everything else is a class.
@@ -24,9 +25,12 @@ def infer_kind(config: DataConfig) -> TargetKind:
         ConfigError: If no table or target is given, or columns of different kinds are mixed.
         DataError: If the table cannot be read or a column is not there.
     """
+    if config.dataset is not None:
+        return dataset_kind(config)
     if config.labels is None or not config.target:
         raise ConfigError(
-            "data.labels and data.target are needed", mend="Give a CSV table and its label column: --labels --target"
+            "data.labels and data.target are needed",
+            mend="Give a CSV table and its label column (--labels --target), or a whole data set (--dataset)",
         )
     table = read_table(config.labels)
     columns = [table.require(name, "data.target") for name in config.target]

@@ -180,7 +180,10 @@ def _given(table: CaseTable, stored: Splits | None, config: SplitConfig) -> tupl
     if not known:
         what = "the stored splits know none of these cases"
         raise DataError(what, where=where, mend="Use the file, the table and the MEDTL_ID_KEY that belong together")
-    conflicts = [i for i, part in known.items() if column.get(i, part) != part]
+    # Where nobody gave val, an earlier run took it from the cases given as train.
+    carved = "val" not in column.values()
+    same = {("val", "train")} if carved else set()
+    conflicts = [i for i, part in known.items() if column.get(i, part) != part and (part, column[i]) not in same]
     if conflicts:
         what = f"the stored splits contradict the table's split column: {listing('case', conflicts, _SHOWN)}"
         raise DataError(what, where=where, mend="Take out one of them")

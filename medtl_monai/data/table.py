@@ -23,10 +23,12 @@ class Row:
     Attributes:
         number: As a spreadsheet counts: the header is row 1.
         values: Column to stripped text.
+        name: How messages call the row, where it has no number that the user could look up.
     """
 
     number: int
     values: dict[str, str] = dataclasses.field(repr=False)
+    name: str = dataclasses.field(default="", repr=False)
 
     def __getitem__(self, column: str) -> str:
         return self.values[column]
@@ -44,11 +46,13 @@ class Table:
         path: The CSV file.
         columns: Column names in order.
         rows: Its rows; blank lines are left out but counted.
+        generated: Whether it was made from the layout of a folder; ``path`` is then a place in that folder.
     """
 
     path: Path
     columns: tuple[str, ...]
     rows: tuple[Row, ...]
+    generated: bool = False
 
     def require(self, column: str, key: str) -> str:
         """Return ``column`` if the table has it.
@@ -70,9 +74,10 @@ class Table:
         plain = {_plain(c): c for c in reversed(self.columns)}
         return next((plain[_plain(n)] for n in names if _plain(n) in plain), None)
 
-    def bad_rows(self, what: str, rows: Iterable[Row], mend: str) -> DataError:
-        """Return an error that lists rows by number."""
-        return DataError(f"{what}: {listing('row', [row.number for row in rows])}", where=self.path.name, mend=mend)
+    def bad_rows(self, what: str, rows: Sequence[Row], mend: str) -> DataError:
+        """Return an error that lists rows by number, or by name where the table is not a file."""
+        listed = listing("case", [r.name for r in rows]) if self.generated else listing("row", [r.number for r in rows])
+        return DataError(f"{what}: {listed}", where=self.path.name, mend=mend)
 
     def refuse(self, wrong: Callable[[Row], bool], what: str, mend: str) -> None:
         """Raise a DataError that lists the rows for which ``wrong`` holds, if there are any."""

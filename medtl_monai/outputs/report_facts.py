@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
+from medtl_monai.config import DataConfig
 from medtl_monai.data.cases import PARTS
 from medtl_monai.evaluation.statistics import MIN_GROUPS
 from medtl_monai.outputs.report_files import EvaluatedPart, RunFiles
@@ -83,9 +84,16 @@ def who(files: RunFiles, part: EvaluatedPart) -> str:
     if data is not None and data.group_by is not None:
         return f"{cases} in {count(part.groups, 'group')} by {data.group_by}"
     alone = files.splits and len({row.get("group") for row in files.splits}) == len(files.splits)
-    if data is not None and data.studies is None and alone:
+    if data is not None and alone and not _patients_known(files, data):
         return f"{cases}, each counted as a patient of its own"
     return f"{cases} of {count(part.groups, 'patient')}"
+
+
+def _patients_known(files: RunFiles, data: DataConfig) -> bool:
+    """Whether the images are DICOM, which says whose they are; the stored configuration has no places."""
+    inputs = files.record.get("inputs") or ()
+    whole = "dataset" in inputs and any(files.below("images").get("modalities") or ())
+    return data.studies is not None or "studies" in inputs or whole
 
 
 def banners(files: RunFiles) -> list[tuple[str, str]]:

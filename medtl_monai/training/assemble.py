@@ -14,6 +14,7 @@ from medtl_monai.data.cases import CaseTable, load_cases
 from medtl_monai.data.identity import check_key
 from medtl_monai.data.image_info import ImageInfo, image_info
 from medtl_monai.data.kinds import infer_kind
+from medtl_monai.data.layouts import settle
 from medtl_monai.data.preprocessing import Preprocessing, plan_preprocessing
 from medtl_monai.data.splits import Splits, make_splits
 from medtl_monai.errors import ConfigError, DataError, PluginError, RunError
@@ -123,6 +124,8 @@ def assemble(config: RunConfig, host: Host, reporter: Reporter) -> Assembly:
         MedtlError: With the first thing that does not fit, before anything is trained.
     """
     device = choose_device(config.training.device)
+    # What the layout of a data set says becomes part of the run's configuration.
+    config = config.model_copy(update={"data": settle(config.data)})
     parts = choose_parts(config, host)
     data = read_data(config, parts, reporter)
     record = describe(parts, data)

@@ -133,7 +133,7 @@ class RunFolder:
         )
         shared = config.model_copy(
             update={
-                "data": config.data.model_copy(update={"studies": None, "labels": None}),
+                "data": config.data.model_copy(update={"studies": None, "labels": None, "dataset": None}),
                 "splits": config.splits.model_copy(update={"file": None}),
                 "model": model,
                 "plugins": [Path(path.name) for path in config.plugins],

@@ -16,11 +16,11 @@ from medtl_monai.errors import ConfigError
 from medtl_monai.files import write_text
 from medtl_monai.training.folder import RunFolder
 
-_DATA = ("studies", "labels")
+_DATA = ("studies", "labels", "dataset")
 
 
 def used(config: RunConfig) -> list[str]:
-    """Return which places a run's data came from: ``studies``, ``labels`` or both."""
+    """Return which places a run's data came from: ``studies``, ``labels`` or both, or ``dataset``."""
     return [name for name in _DATA if getattr(config.data, name) is not None]
 
 
@@ -35,13 +35,16 @@ def remember(run_id: str, config: RunConfig) -> None:
     write_text(file, json.dumps(known, indent=2), mode=0o600)
 
 
-def locate(folder: RunFolder, *, studies: Path | None = None, labels: Path | None = None) -> RunConfig:
+def locate(
+    folder: RunFolder, *, studies: Path | None = None, labels: Path | None = None, dataset: Path | None = None
+) -> RunConfig:
     """Return a run's configuration, with its data and plugins where they are on this machine.
 
     Args:
         folder: The run.
         studies: Where the studies are now, if they moved or the run was made elsewhere.
         labels: Where the labels are now, likewise.
+        dataset: Where the data set is now, likewise.
 
     Raises:
         ConfigError: If the data is not where it was, or it is not known where it is.
@@ -49,14 +52,17 @@ def locate(folder: RunFolder, *, studies: Path | None = None, labels: Path | Non
     config = folder.read_config()
     noted = _noted(folder)
     places: dict[str, Any] = {}
-    for name, given in (("studies", studies), ("labels", labels)):
+    for name, given in (("studies", studies), ("labels", labels), ("dataset", dataset)):
         if name not in folder.record.get("inputs", ()):
+            if given is not None:
+                what = f"the run was not trained on a place given by --{name}"
+                raise ConfigError(what, where=folder.name, mend=f"Leave --{name} out")
             continue
         path = given or next(iter(noted.get(name, ())), None)
         if path is None or not path.exists():
-            what = (
-                f"the run's {name} are not where they were" if path else f"it is not known where the run's {name} are"
-            )
+            are, were = ("data set is", "it was") if name == "dataset" else (f"{name} are", "they were")
+            subject, verb = are.rsplit(" ", 1)
+            what = f"the run's {are} not where {were}" if path else f"it is not known where the run's {subject} {verb}"
             raise ConfigError(what, where=folder.name, mend=f"Say where: --{name} PATH")
         places[name] = path
     data = config.data.model_copy(update=places)

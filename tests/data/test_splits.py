@@ -235,6 +235,17 @@ def test_stored_and_given_splits_must_agree(tmp_path):
         make_splits(simple(10, split=wrong), SplitConfig(file=tmp_path / "s.csv"))
 
 
+def test_val_that_an_earlier_run_carved_out_contradicts_nothing(tmp_path):
+    given = ["train"] * 15 + ["test"] * 5
+    first = make_splits(simple(20, split=given), CONFIG)
+    first.write(tmp_path / "s.csv")
+    again = make_splits(simple(20, split=given), SplitConfig(file=tmp_path / "s.csv"))
+    assert again.parts == first.parts
+    assert again.ids("val")
+    with pytest.raises(DataError, match="contradict"):
+        make_splits(simple(20, split=["val", *given[1:]]), SplitConfig(file=tmp_path / "s.csv"))
+
+
 def test_one_image_in_two_parts_is_refused():
     parts = make_splits(simple(10), CONFIG).parts
     train = next(i for i in parts if parts[i] == "train")

@@ -271,6 +271,17 @@ def test_patients_are_only_said_where_they_are_known(tmp_path):
     rows = read_rows(run / "splits.csv")
     write_rows(run / "splits.csv", [{**row, "group": row["case_id"]} for row in rows])
     assert "24 cases, each counted as a patient of its own" in report(run).text
+    # What a run stores has no places; run.json says where its data came from, and DICOM knows its patients.
+    stored = json.loads((run / "run.json").read_text())
+    for inputs, modalities, known in (
+        (["studies", "labels"], [""], True),
+        (["labels"], ["MR"], False),
+        (["dataset"], ["MR"], True),
+        (["dataset"], [""], False),
+    ):
+        images = {**stored["images"], "modalities": modalities}
+        (run / "run.json").write_text(json.dumps({**stored, "inputs": inputs, "images": images}))
+        assert ("each counted as a patient of its own" not in report(run).text) == known
 
 
 @pytest.mark.usefixtures("undrawn")
