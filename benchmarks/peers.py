@@ -1,0 +1,146 @@
+"""Readers of a DICOM series, each used as its own documentation says and asked for float32 ``[i, j, k]`` and an affine.
+
+The conversion to float32, to ``[i, j, k]`` (a view suffices) and to an affine to RAS millimetres is part of each. A
+peer's module is imported inside of its function, so that a process pays for one reader only.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+import importlib.util
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+Result = tuple[Array, NDArray[np.float64]]
+_LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Peer:
+    """One way to read a series.
+
+    Attributes:
+        name: How it is called in tables.
+        package: The distribution that must be installed, as pip names it.
+        module: What it is imported as.
+        read: Reads a folder.
+        setup: Run once before anything is imported.
+    """
+
+    name: str
+    package: str
+    module: str
+    read: Callable[[Path], Result]
+    setup: Callable[[], None] = lambda: None
+
+    @property
+    def missing(self) -> str:
+        """The line that installs it; empty where it is installed."""
+        return "" if importlib.util.find_spec(self.module) else f"pip install {self.package}"
+
+    @property
+    def version(self) -> str:
+        """The installed version."""
+        return importlib.metadata.version(self.package)
+
+
+def _without_itk() -> None:
+    """Make ``import itk`` fail, as where it is not installed: MONAI's default reader depends on that."""
+    sys.modules["itk"] = None  # type: ignore[assignment]
+
+
+def _medtl(folder: Path) -> Result:
+    from medtl_monai.dicom import read_volume
+
+    volume = read_volume(folder)
+    return volume.array, volume.affine
+
+
+def _load_image(folder: Path) -> Result:
+    from monai.transforms import LoadImage
+
+    return _from_meta(*LoadImage(image_only=False)(folder))
+
+
+def _load_image_pydicom(folder: Path) -> Result:
+    from monai.transforms import LoadImage
+
+    return _from_meta(*LoadImage(reader="PydicomReader", image_only=False)(folder))
+
+
+def _from_meta(image: Any, meta: Any) -> Result:
+    return np.asarray(image), np.asarray(meta["affine"], np.float64)
+
+
+def _pydicom_reader(folder: Path) -> Result:
+    from monai.data import PydicomReader
+
+    return _with_reader(PydicomReader(), folder)
+
+
+def _itk_reader(folder: Path) -> Result:
+    from monai.data import ITKReader
+
+    return _with_reader(ITKReader(), folder)
+
+
+def _with_reader(reader: Any, folder: Path) -> Result:
+    array, meta = reader.get_data(reader.read(folder))
+    return np.asarray(array, np.float32), np.asarray(meta["affine"], np.float64)
+
+
+def _simpleitk(folder: Path) -> Result:
+    """SimpleITK's documented example, which also converts to float32 while it reads."""
+    import SimpleITK
+
+    reader = SimpleITK.ImageSeriesReader()
+    reader.SetFileNames(reader.GetGDCMSeriesFileNames(str(folder)))
+    reader.SetOutputPixelType(SimpleITK.sitkFloat32)
+    image = reader.Execute()
+    affine = np.eye(4)
+    affine[:3, :3] = np.reshape(image.GetDirection(), (3, 3)) * image.GetSpacing()
+    affine[:3, 3] = image.GetOrigin()
+    # A view would end with the image; keeping both is what callers do.
+    view = SimpleITK.GetArrayViewFromImage(image)
+    _KEPT[:] = [image]
+    return view.T, _LPS_TO_RAS @ affine
+
+
+_KEPT: list[Any] = []
+
+
+def _highdicom(folder: Path) -> Result:
+    import highdicom
+    from pydicom import dcmread
+
+    datasets = [dcmread(path) for path in sorted(folder.iterdir())]
+    volume = highdicom.get_volume_from_series(datasets, dtype=np.float32)
+    affine = volume.affine[:, [2, 1, 0, 3]]
+    return volume.array.T, _LPS_TO_RAS @ affine
+
+
+def _dicom2nifti(folder: Path) -> Result:
+    import dicom2nifti
+
+    image = dicom2nifti.dicom_series_to_nifti(str(folder), reorient_nifti=False)["NII"]
+    return image.get_fdata(dtype=np.float32), np.asarray(image.affine, np.float64)
+
+
+OURS = Peer(name="medtl-monai", package="medtl-monai", module="medtl_monai", read=_medtl)
+PYDICOM_READER = Peer(name="MONAI PydicomReader", package="monai", module="monai", read=_pydicom_reader)
+ITK_READER = Peer(name="MONAI ITKReader", package="itk", module="itk", read=_itk_reader)
+SIMPLEITK = Peer(name="SimpleITK", package="SimpleITK", module="SimpleITK", read=_simpleitk)
+HIGHDICOM = Peer(name="highdicom", package="highdicom", module="highdicom", read=_highdicom)
+DICOM2NIFTI = Peer(name="dicom2nifti", package="dicom2nifti", module="dicom2nifti", read=_dicom2nifti)
+LOAD_IMAGE_ITK = Peer(name="LoadImage(), itk installed", package="itk", module="itk", read=_load_image)
+LOAD_IMAGE = Peer(name="LoadImage(), no itk", package="monai", module="monai", read=_load_image, setup=_without_itk)
+LOAD_IMAGE_PYDICOM = Peer(
+    name='LoadImage(reader="PydicomReader")', package="monai", module="monai", read=_load_image_pydicom
+)
