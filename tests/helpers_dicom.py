@@ -18,6 +18,7 @@ LABELMAP = "1.2.840.10008.5.1.4.1.1.66.7"
 CLASSES = {"CT": CT, "MR": MR, "PT": PT, "CR": CR, "DX": DX}
 IMPLICIT, EXPLICIT, BIG = "1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2"
 DEFLATED, RLE = "1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.5"
+JPEG_LS, JPEG_2000 = "1.2.840.10008.1.2.4.80", "1.2.840.10008.1.2.4.90"
 
 NAME, PATIENT, ACCESSION = "DOE^JANE", "PID-SENTINEL-7", "ACC-SENTINEL-9"
 AXIAL = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
@@ -109,13 +110,19 @@ class Recipe:
     def write(self, folder: Path) -> Recipe:
         """Write the series into a folder under shuffled names with shuffled InstanceNumbers."""
         folder.mkdir(parents=True, exist_ok=True)
-        order = np.random.default_rng(self.seed).permutation(self.slices)
         for k in range(self.slices) if self.keep is None else self.keep:
-            dataset = self.dataset(k, number=int(order[k]) + 1)
+            dataset = self.dataset(k, number=self._number(k) + 1)
             if self.edit is not None:
                 self.edit(dataset, k)
-            save(dataset, folder / f"{self.prefix}IM{order[k]:04d}{self.suffix}")
+            save(dataset, folder / self.name(k))
         return self
+
+    def _number(self, k: int) -> int:
+        return int(np.random.default_rng(self.seed).permutation(self.slices)[k])
+
+    def name(self, k: int) -> str:
+        """Return the name of the file that holds slice k."""
+        return f"{self.prefix}IM{self._number(k):04d}{self.suffix}"
 
     def dataset(self, k: int, number: int = 1) -> Dataset:
         """Return slice k."""
@@ -185,9 +192,9 @@ def put_pixels(
 def save(dataset: Dataset, path: Path) -> None:
     """Write a data set in the transfer syntax of its file meta."""
     syntax = str(dataset.file_meta.TransferSyntaxUID)
-    if syntax == RLE:
+    if syntax in (RLE, JPEG_LS, JPEG_2000) and not dataset["PixelData"].is_undefined_length:
         dataset.file_meta.TransferSyntaxUID = UID(EXPLICIT)
-        dataset.compress(UID(RLE), generate_instance_uid=False)
+        dataset.compress(UID(syntax), generate_instance_uid=False)
     dataset.save_as(path, enforce_file_format=True)
 
 
