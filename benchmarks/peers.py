@@ -66,17 +66,17 @@ def _medtl(folder: Path) -> Result:
 def _load_image(folder: Path) -> Result:
     from monai.transforms import LoadImage
 
-    return _from_meta(*LoadImage(image_only=False)(folder))
+    return _of_meta_tensor(LoadImage()(folder))
 
 
 def _load_image_pydicom(folder: Path) -> Result:
     from monai.transforms import LoadImage
 
-    return _from_meta(*LoadImage(reader="PydicomReader", image_only=False)(folder))
+    return _of_meta_tensor(LoadImage(reader="PydicomReader")(folder))
 
 
-def _from_meta(image: Any, meta: Any) -> Result:
-    return np.asarray(image), np.asarray(meta["affine"], np.float64)
+def _of_meta_tensor(image: Any) -> Result:
+    return image.numpy(), image.affine.numpy()
 
 
 def _pydicom_reader(folder: Path) -> Result:
@@ -97,33 +97,50 @@ def _with_reader(reader: Any, folder: Path) -> Result:
 
 
 def _simpleitk(folder: Path) -> Result:
-    """SimpleITK's documented example, which also converts to float32 while it reads."""
+    """SimpleITK's documented example."""
+    import SimpleITK
+
+    return _of_simpleitk(SimpleITK.ImageSeriesReader(), folder)
+
+
+def _simpleitk_float(folder: Path) -> Result:
+    """The example, converting to float32 while it reads, which is faster than afterwards."""
     import SimpleITK
 
     reader = SimpleITK.ImageSeriesReader()
-    reader.SetFileNames(reader.GetGDCMSeriesFileNames(str(folder)))
     reader.SetOutputPixelType(SimpleITK.sitkFloat32)
+    return _of_simpleitk(reader, folder)
+
+
+def _of_simpleitk(reader: Any, folder: Path) -> Result:
+    import SimpleITK
+
+    reader.SetFileNames(reader.GetGDCMSeriesFileNames(str(folder)))
     image = reader.Execute()
     affine = np.eye(4)
     affine[:3, :3] = np.reshape(image.GetDirection(), (3, 3)) * image.GetSpacing()
     affine[:3, 3] = image.GetOrigin()
-    # A view would end with the image; keeping both is what callers do.
-    view = SimpleITK.GetArrayViewFromImage(image)
     _KEPT[:] = [image]
-    return view.T, _LPS_TO_RAS @ affine
+    array = np.asarray(SimpleITK.GetArrayViewFromImage(image), np.float32)
+    return array.swapaxes(0, 2), _LPS_TO_RAS @ affine
 
 
 _KEPT: list[Any] = []
+"""The image whose memory a view shows."""
 
 
 def _highdicom(folder: Path) -> Result:
+    """One volume from the data sets of a folder, or from its one multi-frame file."""
     import highdicom
     from pydicom import dcmread
+    from pydicom.misc import is_dicom
 
-    datasets = [dcmread(path) for path in sorted(folder.iterdir())]
-    volume = highdicom.get_volume_from_series(datasets, dtype=np.float32)
-    affine = volume.affine[:, [2, 1, 0, 3]]
-    return volume.array.T, _LPS_TO_RAS @ affine
+    datasets = [dcmread(path) for path in sorted(folder.iterdir()) if path.is_file() and is_dicom(path)]
+    if len(datasets) == 1 and "NumberOfFrames" in datasets[0]:
+        volume = highdicom.Image.from_dataset(datasets[0]).get_volume(dtype=np.float32)
+    else:
+        volume = highdicom.get_volume_from_series(datasets, dtype=np.float32)
+    return volume.array.swapaxes(0, 2), _LPS_TO_RAS @ volume.affine[:, [2, 1, 0, 3]]
 
 
 def _dicom2nifti(folder: Path) -> Result:
@@ -136,6 +153,7 @@ def _dicom2nifti(folder: Path) -> Result:
 OURS = Peer(name="medtl-monai", package="medtl-monai", module="medtl_monai", read=_medtl)
 PYDICOM_READER = Peer(name="MONAI PydicomReader", package="monai", module="monai", read=_pydicom_reader)
 ITK_READER = Peer(name="MONAI ITKReader", package="itk", module="itk", read=_itk_reader)
+SIMPLEITK_FLOAT = Peer(name="SimpleITK", package="SimpleITK", module="SimpleITK", read=_simpleitk_float)
 SIMPLEITK = Peer(name="SimpleITK", package="SimpleITK", module="SimpleITK", read=_simpleitk)
 HIGHDICOM = Peer(name="highdicom", package="highdicom", module="highdicom", read=_highdicom)
 DICOM2NIFTI = Peer(name="dicom2nifti", package="dicom2nifti", module="dicom2nifti", read=_dicom2nifti)
