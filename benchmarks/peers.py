@@ -97,7 +97,7 @@ def _with_reader(reader: Any, folder: Path) -> Result:
 
 
 def _simpleitk(folder: Path) -> Result:
-    """SimpleITK's documented example."""
+    """SimpleITK's documented example for a series, and for a single (multi-frame) file."""
     import SimpleITK
 
     return _of_simpleitk(SimpleITK.ImageSeriesReader(), folder)
@@ -115,8 +115,9 @@ def _simpleitk_float(folder: Path) -> Result:
 def _of_simpleitk(reader: Any, folder: Path) -> Result:
     import SimpleITK
 
-    reader.SetFileNames(reader.GetGDCMSeriesFileNames(str(folder)))
-    image = reader.Execute()
+    names = reader.GetGDCMSeriesFileNames(str(folder))
+    reader.SetFileNames(names)
+    image = SimpleITK.ReadImage(names[0]) if len(names) == 1 else reader.Execute()
     affine = np.eye(4)
     affine[:3, :3] = np.reshape(image.GetDirection(), (3, 3)) * image.GetSpacing()
     affine[:3, 3] = image.GetOrigin()
@@ -133,9 +134,8 @@ def _highdicom(folder: Path) -> Result:
     """One volume from the data sets of a folder, or from its one multi-frame file."""
     import highdicom
     from pydicom import dcmread
-    from pydicom.misc import is_dicom
 
-    datasets = [dcmread(path) for path in sorted(folder.iterdir()) if path.is_file() and is_dicom(path)]
+    datasets = [dcmread(path) for path in sorted(folder.iterdir()) if path.is_file()]
     if len(datasets) == 1 and "NumberOfFrames" in datasets[0]:
         volume = highdicom.Image.from_dataset(datasets[0]).get_volume(dtype=np.float32)
     else:
@@ -147,7 +147,11 @@ def _dicom2nifti(folder: Path) -> Result:
     import dicom2nifti
 
     image = dicom2nifti.dicom_series_to_nifti(str(folder), reorient_nifti=False)["NII"]
-    return image.get_fdata(dtype=np.float32), np.asarray(image.affine, np.float64)
+    affine = np.asarray(image.affine, np.float64)
+    if image.get_data_dtype().names:
+        colours = np.asanyarray(image.dataobj)
+        return np.stack([colours[name] for name in "RGB"]).astype(np.float32), affine
+    return image.get_fdata(dtype=np.float32), affine
 
 
 OURS = Peer(name="medtl-monai", package="medtl-monai", module="medtl_monai", read=_medtl)

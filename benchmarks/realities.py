@@ -12,13 +12,14 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pydicom.uid
+import pydicom
 from numpy.typing import NDArray
+from pydicom.datadict import tag_for_keyword
 
 Array = NDArray[Any]
 _TESTS = Path(__file__).resolve().parent.parent / "tests"
@@ -58,14 +59,61 @@ def write(case: Any, folder: Path) -> Any:
 
     Recipe.dataset = ordered
     try:
-        return case.write(folder)
+        truth = case.write(folder)
     finally:
         Recipe.dataset = original
+    if case.row == "enhanced" and isinstance(truth, tuple):
+        _complete(folder / "enhanced", frame_of_reference=case.id != "enhanced-no-frame-of-reference")
+    return truth
+
+
+def _complete(path: Path, *, frame_of_reference: bool) -> None:
+    """Add to an enhanced file what scanners write and medtl does not need: dimensions, stack, frame of reference."""
+    dataset = pydicom.dcmread(path)
+    if frame_of_reference:
+        dataset.FrameOfReferenceUID = f"{dataset.StudyInstanceUID[:60]}.1"
+    organization = pydicom.Dataset()
+    organization.DimensionOrganizationUID = f"{dataset.StudyInstanceUID[:60]}.2"
+    dataset.DimensionOrganizationSequence = [organization]
+    dataset.DimensionIndexSequence = []
+    for pointer in ("StackID", "InStackPositionNumber"):
+        index = pydicom.Dataset()
+        index.DimensionIndexPointer = tag_for_keyword(pointer)
+        index.FunctionalGroupPointer = tag_for_keyword("FrameContentSequence")
+        index.DimensionOrganizationUID = organization.DimensionOrganizationUID
+        dataset.DimensionIndexSequence.append(index)
+    groups = dataset.PerFrameFunctionalGroupsSequence
+    orientation = np.array(
+        dataset.SharedFunctionalGroupsSequence[0].PlaneOrientationSequence[0].ImageOrientationPatient, float
+    )
+    normal = np.cross(orientation[:3], orientation[3:])
+    along = [round(float(normal @ np.array(g.PlanePositionSequence[0].ImagePositionPatient, float)), 3) for g in groups]
+    for group, distance in zip(groups, along, strict=True):
+        content = group.FrameContentSequence[0]
+        content.StackID, content.InStackPositionNumber = "1", sorted(set(along)).index(distance) + 1
+        content.DimensionIndexValues = [1, content.InStackPositionNumber]
+    dataset.save_as(path, enforce_file_format=True)
 
 
 def counted(case: Any) -> bool:
     """Whether a case is in the totals."""
     return not {case.row, case.id} & CONVENTIONS
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Judgement:
+    """How a volume compares with the truth.
+
+    Attributes:
+        right: Whether it is right.
+        mm: How far the voxel that is farthest off lies from its place, in millimetres; of values that are there more
+            than once, the nearest counts. NaN where the values, not their places, are wrong, or nothing is known.
+        why: What is wrong; empty if nothing.
+    """
+
+    right: bool
+    mm: float
+    why: str
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -80,44 +128,71 @@ class Places:
     values: Array
     points: Array
 
-    def judge(self, array: Array, affine: Array) -> tuple[bool, float, str]:
-        """Return whether every value is there once, at its place; the largest distance in mm; and what is wrong."""
+    @classmethod
+    def of(cls, array: Array, affine: Array) -> Places | None:
+        """Return the places of a volume's values; None where they are not unique."""
+        values, first = np.unique(array, return_index=True)
+        if array.ndim != 3 or len(values) != array.size:
+            return None
+        return cls(values, (affine @ _indices(array.shape))[:3, first].T)
+
+    def judge(self, array: Array, affine: Array) -> Judgement:
+        """Judge a volume: every value must be there once, at its place."""
         said = (affine @ _indices(array.shape[-3:]))[:3].T
         found = np.clip(np.searchsorted(self.values, array.ravel() - _TOLERANCE_VALUE), 0, len(self.values) - 1)
         known = np.abs(self.values[found] - array.ravel()) <= _TOLERANCE_VALUE
         distances = np.linalg.norm(self.points[found[known]] - said[known], axis=1)
-        off = float(distances.max()) if known.any() else float("nan")
-        missing = len(self.values) - len(np.unique(found[known]))
-        if missing:
-            return False, off, f"{missing} of {len(self.values)} voxels are missing"
+        nearest = np.full(len(self.values), np.inf)
+        np.minimum.at(nearest, found[known], distances)
+        there = np.isfinite(nearest)
+        # Values that are there by chance tell nothing.
+        mm = float(nearest[there].max()) if known.sum() > 0.5 * array.size and there.mean() > 0.5 else float("nan")
+        if not there.all():
+            return Judgement(right=False, mm=mm, why=f"{(~there).sum()} of {len(there)} voxels are missing")
         if not known.all() or array.size != len(self.values):
-            return False, off, f"{array.size - len(self.values)} voxels too many, or with other values"
-        return off <= _TOLERANCE_MM, off, "" if off <= _TOLERANCE_MM else "misplaced"
+            return Judgement(right=False, mm=mm, why=f"{array.size} voxels instead of {len(there)}, or other values")
+        return Judgement(right=mm <= _TOLERANCE_MM, mm=mm, why="" if mm <= _TOLERANCE_MM else "misplaced")
 
 
 def _indices(shape: Sequence[int]) -> Array:
     return np.concatenate([np.indices(shape).reshape(3, -1), np.ones((1, int(np.prod(shape))))])
 
 
-def _places(*recipes: Any, move: dict[int, Sequence[float]] | None = None) -> list[Places]:
-    """Return the truth of recipes; ``move`` displaces slices by LPS millimetres."""
+def _places(*recipes: Any, edit: Callable[[int, Array], None] = lambda k, affine: None) -> list[Places]:
+    """Return the truth of recipes; ``edit`` changes the plane (a 4×4 affine to LPS millimetres) of a slice in place."""
     found = []
     for recipe in recipes:
         values, points = [], []
         for k in range(recipe.slices) if recipe.keep is None else recipe.keep:
             affine = recipe.affine_lps
-            affine[:3, 3] = recipe.position(k) + np.array((move or {}).get(k, (0, 0, 0)))
-            index = _indices((recipe.columns, recipe.rows, 1))
+            affine[:3, 3] = recipe.position(k)
+            edit(k, affine)
             values.append(recipe.values(k).T.ravel())
-            points.append((affine @ index)[:3].T * [-1, -1, 1])
+            points.append((affine @ _indices((recipe.columns, recipe.rows, 1)))[:3].T * [-1, -1, 1])
         flat = np.concatenate(values)
         order = np.argsort(flat)
         found.append(Places(flat[order].astype(float), np.concatenate(points)[order]))
     return found
 
 
+def _later_by_a_step(k: int, affine: Array) -> None:
+    affine[2, 3] += 0.4 * (k > 2)
+
+
+def _beside(k: int, affine: Array) -> None:
+    affine[0, 3] = -18.0 if k == 2 else affine[0, 3]
+
+
+def _stretched(k: int, affine: Array) -> None:
+    affine[1, 1] = 0.95 if k == 2 else affine[1, 1]
+
+
+_EDITS = {"uneven-spacing": _later_by_a_step, "beside-the-line": _beside, "other-spacing": _stretched}
+"""What such a case does to the places of single slices."""
+
+
 def truths(case: Any, truth: Any) -> list[Any]:
-    """Return the volumes of which any one is right; of a case that must be refused, what was there before the damage."""
+    """Return the volumes of which any one is right; of a case that must be refused, what was before the damage."""
     if isinstance(truth, tuple):
         return list(truth)
     from helpers_dicom import CORONAL, Recipe
@@ -128,20 +203,9 @@ def truths(case: Any, truth: Any) -> list[Any]:
         return _places(Recipe(), Recipe(orientation=CORONAL))
     if case.id == "one-slice":
         return _places(Recipe(keep=[2]))
-    if case.id == "uneven-spacing":
-        return _places(Recipe(), move=dict.fromkeys((3, 4, 5), (0, 0, 0.4)))
-    if case.id == "beside-the-line":
-        return _places(Recipe(), move={2: (2, 0, 0)})
+    if case.id in _EDITS:
+        return _places(Recipe(), edit=_EDITS[case.id])
     return _places(Recipe())
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Judgement:
-    """How a volume compares with the truth: ``why`` is empty where it is right; ``mm`` is NaN where unknown."""
-
-    right: bool
-    mm: float
-    why: str
 
 
 def judge(wanted: Sequence[Any], array: Array, affine: Array) -> Judgement:
@@ -171,7 +235,10 @@ def judge(wanted: Sequence[Any], array: Array, affine: Array) -> Judgement:
 
 def _judge_one(one: Any, array: Array, affine: Array) -> Judgement:
     if isinstance(one, Places):
-        right, mm, why = one.judge(array, affine)
-        return Judgement(right=right, mm=mm, why=why)
+        return one.judge(array, affine)
+    if array.ndim != one.array.ndim or (array.ndim == 4 and array.shape[0] != 3):
+        return Judgement(right=False, mm=float("nan"), why=f"shape {array.shape} instead of {one.array.shape}")
     verdict = one.judge(array, affine)
-    return Judgement(right=verdict.right, mm=verdict.distance_mm, why=verdict.why)
+    places = Places.of(one.array, one.affine)
+    known = places is not None and np.isnan(verdict.value_error)
+    return Judgement(right=verdict.right, mm=places.judge(array, affine).mm if known else float("nan"), why=verdict.why)

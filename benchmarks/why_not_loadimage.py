@@ -151,6 +151,8 @@ def _fork(work: tuple[Any, ...], target: Path) -> Outcome:
         process.kill()
         process.join()
         return {"outcome": "refused", "mm": None, "why": f"hangs (over {TIME_LIMIT:.0f} s)", "python": [], "stderr": []}
+    if (process.exitcode or 0) > 0:
+        raise RuntimeError(f"{target.stem}: the comparison itself failed; see above")
     if not target.exists():
         why = f"the process dies (exit code {process.exitcode})"
         return {"outcome": "refused", "mm": None, "why": why, "python": [], "stderr": []}
