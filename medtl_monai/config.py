@@ -49,6 +49,8 @@ class SelectConfig(_Section):
     """Name or UID of the SOP class."""
     part: str = ""
     """Text in the name of the part, for series that hold several volumes: "EchoTime 20"."""
+    run: Annotated[int, Field(ge=1)] | Literal["longest"] | None = None
+    """Which run of a series with gaps, with on_gap split: its number along the slice normal, or longest."""
     derived: bool | None = None
     """true: derived images only; false: never. Default: originals where there are any."""
     localizer: bool | None = None
@@ -127,8 +129,8 @@ class PreprocessingConfig(_Section):
     """Low and high percentile kept, per image."""
     normalise: Literal["zscore", "zscore-nonzero", "minmax", "none"] | None = None
     """How values are normalised."""
-    on_gap: Literal["error", "interpolate"] = "error"
-    """What to do with a series that misses slices."""
+    on_gap: Literal["error", "interpolate", "split"] = "error"
+    """What to do with a series that misses slices; split needs data.select.run where several runs are left."""
 
 
 class AugmentationConfig(_Section):

@@ -31,7 +31,7 @@ Part = Literal["train", "val", "test"]
 PARTS: tuple[Part, ...] = ("train", "val", "test")
 """The parts that cases are divided into."""
 
-OnGap = Literal["error", "interpolate"]
+OnGap = Literal["error", "interpolate", "split"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

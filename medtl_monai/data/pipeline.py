@@ -63,7 +63,7 @@ class Preprocessing:
     min_size: tuple[int, ...] = ()
     patch_size: tuple[int, ...] | None = None
     intensity: Intensity = dataclasses.field(default_factory=Intensity)
-    on_gap: Literal["error", "interpolate"] = "error"
+    on_gap: Literal["error", "interpolate", "split"] = "error"
     notes: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:

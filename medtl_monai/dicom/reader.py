@@ -65,7 +65,7 @@ class MedtlDicomReader(ImageReader):
 
     Args:
         select: Rules that narrow a path down to one series, see :class:`medtl_monai.dicom.select.Rules`.
-        on_gap: ``"error"`` or ``"interpolate"``, for series that miss slices.
+        on_gap: ``"error"``, ``"interpolate"`` or ``"split"``, for series that miss slices.
         units: Unit the values must be in, such as ``"HU"``, or be converted to: ``"SUVbw"``.
         voi: Apply the display window of two-dimensional display images.
 

@@ -7,7 +7,7 @@ import logging
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from medtl_monai.dicom import sop, stack
 from medtl_monai.dicom.series import Series
@@ -29,6 +29,8 @@ class Rules:
         min_slices: Fewest slices of a volume; 1 accepts a lone slice.
         sop_class: Name or UID of the SOP class.
         part: Text the part's name must contain, such as ``"EchoTime 20"``.
+        run: Which run of a series with gaps, where it is split at them: its number along the normal, from 1, or
+            ``"longest"``.
         derived: True takes derived images only, False never; None prefers originals.
         localizer: True takes localizers only, False never; None prefers others.
     """
@@ -41,6 +43,7 @@ class Rules:
     min_slices: int = 2
     sop_class: str = ""
     part: str = ""
+    run: int | Literal["longest"] | None = None
     derived: bool | None = None
     localizer: bool | None = None
 
@@ -71,6 +74,9 @@ class Rules:
                 where="select.orientation",
                 mend="Use axial, coronal or sagittal",
             )
+        if self.run is not None and self.run != "longest" and not (type(self.run) is int and self.run >= 1):
+            mend = "Use a number from 1, or 'longest'"
+            raise ConfigError(f"{self.run!r} is not a run", where="select.run", mend=mend)
         try:
             re.compile(self.description)
         except re.error as error:
@@ -182,5 +188,5 @@ def _several(left: Sequence[Series], where: str) -> DicomError:
     return DicomError(
         f"{len(left)} series fit: {shown}{more}",
         where=where,
-        mend="Narrow the choice with select (modality, part, description, orientation, image_type, …)",
+        mend="Narrow the choice with select (modality, part, run, description, orientation, image_type, …)",
     )

@@ -26,7 +26,7 @@ POSITION_TOLERANCE = 0.01
 """Slices nearer than this, in millimetres along the normal, are at one position."""
 
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
-_MEND_GAP = "Export the missing slices, or pass on_gap='interpolate'"
+_MEND_GAP = "Export the missing slices, or set on_gap to 'interpolate' or 'split'"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)

@@ -6,7 +6,7 @@ import dataclasses
 import logging
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,7 @@ from medtl_monai.dicom.geometry import FloatArray, Volume
 from medtl_monai.dicom.header import Header
 from medtl_monai.dicom.index import scan
 from medtl_monai.dicom.pixels import FrameReader, modality_values
+from medtl_monai.dicom.runs import one_run, split_at_gaps
 from medtl_monai.dicom.select import Rules, choose, choose_parts, is_stub
 from medtl_monai.dicom.series import Series, Slice, StudyIndex
 from medtl_monai.dicom.stack import Stack
@@ -25,10 +26,12 @@ from medtl_monai.errors import ConfigError, DicomError, MedtlError
 
 _log = logging.getLogger(__name__)
 
-OnGap = Literal["error", "interpolate"]
+OnGap = Literal["error", "interpolate", "split"]
 MAX_VOLUME_BYTES = 2**35
 """Largest volume that is assembled, as float32."""
 _AIR_HU = -1024.0
+_MOST_MADE_UP = 4
+"""Largest ratio of slices after to slices before interpolation."""
 
 
 def read_volume(
@@ -48,8 +51,9 @@ def read_volume(
         path: A :class:`Series` of a scan, a folder, a zip archive, or one file. A path must hold exactly one candidate.
         select: Rules that narrow a path down to one candidate, see :class:`medtl_monai.dicom.select.Rules`;
             ``{"min_slices": 1}`` accepts a lone slice of a volume.
-        on_gap: What to do about missing or uneven slices: an error that names them, or linear interpolation between
-            the neighbours (noted).
+        on_gap: What to do about missing or uneven slices: ``"error"`` names them; ``"interpolate"`` fills in between
+            the neighbours, linearly, to the smallest distance; ``"split"`` makes the runs of slices at equal distances
+            candidates of their own, of which ``select`` must leave one: ``{"run": "longest"}``, ``{"run": 1}``.
         units: Unit the values must be in, such as ``"HU"``; ``"SUVbw"`` converts PET. None takes what there is.
         voi: Apply the file's display window to 0 … 1. Two-dimensional display images only.
 
@@ -68,10 +72,10 @@ def read_volume(
     """
     rules = Rules.of(select)
     if isinstance(path, Series):
-        return _read(path, rules, on_gap, units, voi)
+        return _read(one_run(path, rules) if on_gap == "split" else path, rules, on_gap, units, voi)
     with scan(path) as index:
         name = Path(path).name
-        return _read(choose(_candidates(index, name), rules, name), rules, on_gap, units, voi)
+        return _read(choose(_candidates(index, name, rules, on_gap), rules, name), rules, on_gap, units, voi)
 
 
 def read_volumes(
@@ -82,12 +86,12 @@ def read_volumes(
     units: str | None = None,
     voi: bool = False,
 ) -> list[Volume]:
-    """Read a series that holds several volumes: echoes, phases, b-values, or the frames of a cine in their order.
+    """Read a series that holds several volumes: echoes, phases, b-values, runs, or the frames of a cine in their order.
 
     Args:
         path: As for :func:`read_volume`; a path must hold one series, which may have several parts.
         select: As for :func:`read_volume`.
-        on_gap: As for :func:`read_volume`.
+        on_gap: As for :func:`read_volume`; with ``"split"``, every run is a volume, unless ``select`` names one.
         units: As for :func:`read_volume`.
         voi: As for :func:`read_volume`.
 
@@ -99,10 +103,11 @@ def read_volumes(
     """
     rules = Rules.of(select)
     if isinstance(path, Series):
-        return [_read_part(frame, rules, on_gap, units, voi) for frame in _frames(path)]
+        runs = split_at_gaps(path, rules) if on_gap == "split" else [path]
+        return [_read_part(frame, rules, on_gap, units, voi) for run in runs for frame in _frames(run)]
     with scan(path) as index:
         name = Path(path).name
-        parts = choose_parts(_candidates(index, name), rules, name)
+        parts = choose_parts(_candidates(index, name, rules, on_gap), rules, name)
         return [_read_part(frame, rules, on_gap, units, voi) for part in parts for frame in _frames(part)]
 
 
@@ -127,8 +132,9 @@ def _is_cine(series: Series) -> bool:
 
 
 def _read(series: Series, rules: Rules, on_gap: OnGap, units: str | None, voi: bool) -> Volume:
-    if on_gap not in ("error", "interpolate"):
-        raise ConfigError(f"{on_gap!r} is not known", where="on_gap", mend="Use 'error' or 'interpolate'")
+    if on_gap not in get_args(OnGap):
+        mend = "Use 'error', 'interpolate' or 'split'"
+        raise ConfigError(f"{on_gap!r} is not known", where="on_gap", mend=mend)
     problem = _problem(series, rules)
     if problem is not None:
         raise problem
@@ -147,13 +153,14 @@ def refusal(series: Series, *, select: Mapping[str, Any] | Rules | None = None, 
     Returns:
         The error's text, which names files relative to the data root.
     """
-    problem = _problem(series, Rules.of(select))
+    rules = Rules.of(select)
+    problem = _problem(series, rules)
     if problem is None and series.volumetric:
         try:
-            built = stack.build_stack(series.slices)
+            built = stack.build_stack((one_run(series, rules) if on_gap == "split" else series).slices)
         except DicomError as error:
             return str(error)
-        problem = built.gap if on_gap == "error" else None
+        problem = built.gap if on_gap != "interpolate" else None
     return "" if problem is None else str(problem)
 
 
@@ -175,7 +182,7 @@ def _problem(series: Series, rules: Rules) -> MedtlError | None:
     return None
 
 
-def _candidates(index: StudyIndex, name: str) -> list[Series]:
+def _candidates(index: StudyIndex, name: str, rules: Rules, on_gap: OnGap) -> list[Series]:
     if not index.series and index.damaged:
         raise _again(next(iter(index.damaged.values())))
     if not index.series and index.segmentations:
@@ -185,6 +192,8 @@ def _candidates(index: StudyIndex, name: str) -> list[Series]:
         counts = ", ".join(f"{n} × {reason}" for reason, n in found.items() if n)
         what = f"no image series found ({counts or 'the folder is empty'})"
         raise DicomError(what, where=name, mend="Check the path")
+    if on_gap == "split":
+        return [run for series in index.series for run in split_at_gaps(series, rules)]
     return index.series
 
 
@@ -226,8 +235,13 @@ class _Assembly:
         built = stack.build_stack(self.series.slices)
         self.notes.extend(built.notes)
         if built.gap is not None:
-            if self.on_gap == "error" or built.count > 4 * len(built.slices):
+            if self.on_gap != "interpolate":
                 raise built.gap
+            if built.count > _MOST_MADE_UP * len(built.slices):
+                what = f"{built.gap.what}: too many to interpolate"
+                raise DicomError(
+                    what, where=built.gap.where, mend="Export the missing slices, or set on_gap to 'split'"
+                )
             self.notes.append(f"{built.count - len(built.slices)} slice(s) interpolated: {len(built.slices)} were read")
         return built
 

@@ -1,4 +1,4 @@
-"""The interface of the catalogue of DICOM realities: a case writes itself to a folder and says what reading must give."""
+"""The interface of the catalogue of DICOM realities: a case writes itself to a folder and says what must be read."""
 
 from __future__ import annotations
 
@@ -55,6 +55,12 @@ class Expected:
         array = np.stack([recipe.values(k).T for k in range(recipe.slices)], -1).astype(np.float64)
         affine = np.diag([-1.0, -1.0, 1.0, 1.0]) @ recipe.affine_lps
         return dataclasses.replace(cls(array=array, affine=affine), **changes)
+
+    def slices(self, first: int, last: int, **changes: Any) -> Expected:
+        """Return the volume of slices ``first`` to ``last`` alone."""
+        affine = self.affine.copy()
+        affine[:3, 3] += first * affine[:3, 2]
+        return dataclasses.replace(self, array=self.array[..., first : last + 1], affine=affine, **changes)
 
     def judge(self, array: np.ndarray, affine: np.ndarray, *, rtol: float = 1e-5) -> Verdict:
         """Judge any reader's volume; its axes may be turned or exchanged as long as its affine says so.

@@ -195,6 +195,7 @@ def pet(keyword: str, value: object = None, *, says: str = "") -> Maker:
 
 
 J2K, MPEG = "1.2.840.10008.1.2.4.90", "1.2.840.10008.1.2.4.102"
+SPLIT = {"options": {"on_gap": "split"}}
 SUV = {"options": {"units": "SUVbw"}}
 POSITION = "ImagePositionPatient"
 
@@ -204,6 +205,17 @@ REFUSALS = [
         ("missing-slice", "gaps", gap(3, says="1 slice(s) missing: gap 6 mm = 2×3 mm"), {}),
         ("missing-slices", "gaps", gap(2, 3, says="2 slice(s) missing: gap 9 mm = 3×3 mm"), {}),
         ("uneven-spacing", "uneven spacing", folder_of(uneven, attribute=POSITION, file="IM", says="3 to 3.4 mm"), {}),
+        ("runs-not-chosen", "gaps",
+         folder_of(lambda f: Recipe(slices=10, keep=[0, 1, 2, 5, 6, 7, 8]).write(f), says="run 2 of 2"), SPLIT),
+        ("no-third-run", "gaps",
+         folder_of(lambda f: Recipe(slices=9, keep=[0, 1, 2, 5, 6]).write(f), says="there is no run 3"),
+         {"options": {"on_gap": "split", "select": {"run": 3}}}),
+        ("no-longest-run", "gaps",
+         folder_of(lambda f: Recipe(slices=9, keep=[0, 1, 5, 6]).write(f), says="none is the longest"),
+         {"options": {"on_gap": "split", "select": {"run": "longest"}}}),
+        ("far-too-many-missing", "gaps",
+         folder_of(lambda f: Recipe(slices=60, keep=[0, 1, 59]).write(f), attribute=POSITION, says="57 slice(s)"),
+         {"options": {"on_gap": "interpolate"}}),
         ("two-series", "selection", folder_of(two_series, says="2 series fit: (1) MR 7×5×6, 0.7×0.9×3 mm"), {}),
         ("two-patients", "selection", folder_of(lambda f: one_uid(f, patient="PID-2"), says="2 series fit"), {}),
         ("no-series-fits", "selection", folder_of(two_series, says="no series fits (MR 7×5×6"),
@@ -248,7 +260,7 @@ REFUSALS = [
         ("bits-stored", "impossible values", having("BitsStored", 40, "is 40"), {}),
         ("two-samples", "impossible values", having("SamplesPerPixel", 2, "is 2"), {}),
         ("values-over-bits-stored", "impossible values", one(bits, attribute="BitsStored", says="= 6 bits"), {}),
-        ("truncated-pixels", "truncated", bytes_of(lambda b: b[:-20], attribute="PixelData", says="50 of 70 bytes"), {}),
+        ("truncated-pixels", "truncated", bytes_of(lambda b: b[:-20], attribute="PixelData", says="50 of 70"), {}),
         ("truncated-header", "truncated", bytes_of(lambda b: b[:700]), {}),
         ("truncated-meta", "truncated", bytes_of(lambda b: b[:300]), {}),
         ("truncated-preamble", "truncated", bytes_of(lambda b: b[:100], says="nothing but zeros"), {}),

@@ -232,6 +232,45 @@ def uneven(folder: Path) -> Truth:
     return (dataclasses.replace(Expected.of(Recipe()), array=array, notes=("1 slice(s) interpolated",)),)
 
 
+def split(*lost: int, runs: tuple[tuple[int, int], ...], left_out: int = 0) -> Maker:
+    """A series of ten that lacks some slices, as its runs."""
+
+    def make(folder: Path) -> Truth:
+        recipe = Recipe(slices=10, keep=[k for k in range(10) if k not in lost]).write(folder)
+        extra = (f"{left_out} slice(s) between gaps left out",) if left_out else ()
+        whole = Expected.of(recipe)
+        return tuple(whole.slices(a, b, notes=(f"run {n} of {len(runs)}", *extra)) for n, (a, b) in enumerate(runs, 1))
+
+    return make
+
+
+def chosen(make: Maker, number: int) -> Maker:
+    """The case whose one volume is a part of another's."""
+
+    def one(folder: Path) -> Truth:
+        truth = make(folder)
+        assert isinstance(truth, tuple)
+        return (dataclasses.replace(truth[number], notes=()),)
+
+    return one
+
+
+def thin_then_thick(folder: Path) -> Truth:
+    """Four slices at 3 mm, three at 5 mm, a jump, and two at 3 mm."""
+    heights = np.cumsum([0, 3, 3, 3, 5, 5, 5, 17, 3])
+
+    def edit(ds, k):
+        ds.ImagePositionPatient[2] = 42.0 + float(heights[k])
+
+    whole = Expected.of(Recipe(slices=9, edit=edit).write(folder))
+    made = []
+    for first, last, step in ((0, 3, 3.0), (4, 6, 5.0), (7, 8, 3.0)):
+        affine = whole.affine.copy()
+        affine[:3, 2], affine[2, 3] = (0, 0, step), 42.0 + heights[first]
+        made.append(dataclasses.replace(whole.slices(first, last), affine=affine))
+    return tuple(made)
+
+
 # Pixels
 
 
@@ -443,6 +482,13 @@ def foreign_names(ds, k) -> None:
     ds.SpecificCharacterSet, ds.PatientName, ds.SeriesDescription = "ISO_IR 192", "Ärzte^Öl", "Schädel"
 
 
+SPLIT: dict[str, Any] = {"options": {"on_gap": "split"}}
+
+
+def run(which: object) -> dict[str, Any]:
+    return {"options": {"on_gap": "split", "select": {"run": which}}}
+
+
 VOLUMES = [
     Case(id=name, row=row, make=make, **more)
     for name, row, make, more in (
@@ -498,6 +544,25 @@ VOLUMES = [
         ("gaps-interpolated", "gaps", missing(1, 4), {"options": {"on_gap": "interpolate"}}),
         ("wide-gap-interpolated", "gaps", missing(2, 3), {"options": {"on_gap": "interpolate"}}),
         ("uneven-interpolated", "uneven spacing", uneven, {"options": {"on_gap": "interpolate"}}),
+        ("gap-split", "gaps", split(4, runs=((0, 3), (5, 9))), SPLIT | {"several": True}),
+        ("gaps-split", "gaps", split(2, 6, runs=((0, 1), (3, 5), (7, 9))), SPLIT | {"several": True}),
+        (
+            "lone-slice-between-gaps",
+            "gaps",
+            split(3, 5, runs=((0, 2), (6, 9)), left_out=1),
+            SPLIT | {"several": True},
+        ),
+        ("uneven-split", "uneven spacing", thin_then_thick, SPLIT | {"several": True}),
+        ("longest-run", "gaps", chosen(split(4, runs=((0, 3), (5, 9))), 1), run("longest")),
+        ("run-by-number", "gaps", chosen(split(4, runs=((0, 3), (5, 9))), 0), run(1)),
+        (
+            "run-by-part",
+            "gaps",
+            chosen(split(4, runs=((0, 3), (5, 9))), 0),
+            {"options": {"on_gap": "split", "select": {"part": "run 1 of"}}},
+        ),
+        ("one-run-left", "gaps", chosen(split(1, runs=((2, 9),), left_out=1), 0), SPLIT),
+        ("split-without-a-gap", "gaps", regular(), SPLIT),
         ("gantry-tilt", "gantry tilt", regular(tilt=(0.0, 0.8, 0.0)), {}),
         (
             "gantry-tilt-oblique",
