@@ -213,16 +213,15 @@ def judge(wanted: Sequence[Any], array: Array, affine: Array) -> Judgement:
 
     Args:
         wanted: What :func:`truths` returns.
-        array: ``[i, j]``, ``[i, j, k]``, or with a colour axis first or last.
+        array: ``[i, j]``, ``[i, j, k]``, or with a colour axis anywhere.
         affine: Voxel to RAS millimetres.
     """
     array, affine = np.asarray(array, np.float64), np.asarray(affine, np.float64)
     if array.ndim == 2:
         array = array[..., None]
-    if array.ndim == 4 and array.shape[0] not in (1, 3) and array.shape[-1] in (1, 3):
-        array = np.moveaxis(array, -1, 0)
-    if array.ndim == 4 and array.shape[0] == 1:
-        array = array[0]
+    if array.ndim == 4:
+        array = np.moveaxis(array, next((axis for axis in (0, 3, 2) if array.shape[axis] in (1, 3)), 0), 0)
+        array = array[0] if array.shape[0] == 1 else array
     if affine.shape != (4, 4) or not np.isfinite(affine).all() or abs(np.linalg.det(affine)) < 1e-9:
         return Judgement(right=False, mm=float("nan"), why="no usable affine")
     if array.ndim not in (3, 4):
@@ -240,5 +239,7 @@ def _judge_one(one: Any, array: Array, affine: Array) -> Judgement:
         return Judgement(right=False, mm=float("nan"), why=f"shape {array.shape} instead of {one.array.shape}")
     verdict = one.judge(array, affine)
     places = Places.of(one.array, one.affine)
-    known = places is not None and np.isnan(verdict.value_error)
-    return Judgement(right=verdict.right, mm=places.judge(array, affine).mm if known else float("nan"), why=verdict.why)
+    placed = None if places is None else places.judge(array, affine)
+    # On the right grid, values that are all there are misplaced; others are wrong.
+    known = placed is not None and (np.isnan(verdict.value_error) or placed.why == "misplaced")
+    return Judgement(right=verdict.right, mm=placed.mm if placed and known else float("nan"), why=verdict.why)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import warnings
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 from pydicom.encaps import get_frame
 from pydicom.pixels import apply_color_lut, apply_modality_lut, get_decoder, pixel_array
+from pydicom.uid import JPEGLSLossless, JPEGLSNearLossless
 
 from medtl_monai.dicom import sop
 from medtl_monai.dicom.codestream import announced_size
@@ -24,6 +26,10 @@ MAX_FILE_BYTES = 2**33
 """Largest size of one file's decoded pixels; above it the file is taken for a decompression bomb."""
 
 Array = NDArray[Any]
+
+_log = logging.getLogger(__name__)
+_FASTEST = {JPEGLSLossless: "pyjpegls", JPEGLSNearLossless: "pyjpegls"}
+"""pydicom's name of the fastest decoder of a transfer syntax, where its own first choice is slower."""
 
 
 class FrameReader:
@@ -110,7 +116,7 @@ class FrameReader:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 _check_codestream(dataset, header, frame)
-                values = pixel_array(dataset, index=frame)
+                values = _decode(dataset, header, frame)
                 if header.format.photometric == "PALETTE COLOR":
                     values = apply_color_lut(values, dataset)
         except DicomError:
@@ -128,6 +134,18 @@ class FrameReader:
                 mend="Export the file again",
             )
         return np.asarray(values)
+
+
+def _decode(dataset: Dataset, header: Header, frame: int) -> Array:
+    """Decode by the fastest package that is installed; by the others where it gives up."""
+    uid = header.pixels.syntax
+    plugin = _FASTEST.get(uid, "")
+    if plugin and plugin in get_decoder(uid).available_plugins:
+        try:
+            return np.asarray(pixel_array(dataset, index=frame, decoding_plugin=plugin))
+        except Exception as error:  # another package has the last word
+            _log.debug("%s: %s gives up (%s)", header.path, plugin, type(error).__name__)
+    return np.asarray(pixel_array(dataset, index=frame))
 
 
 def _check_codestream(dataset: Dataset, header: Header, frame: int) -> None:

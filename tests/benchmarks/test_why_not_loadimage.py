@@ -92,6 +92,20 @@ def test_wrong_values_on_the_right_grid_have_no_distance(tmp_path: Path) -> None
     assert "values differ" in found.why
 
 
+def test_slices_in_the_wrong_order_have_a_distance(tmp_path: Path) -> None:
+    (wanted,) = written("interleaved-instance-numbers", tmp_path)
+    found = realities.judge([wanted], wanted.array[..., [0, 2, 4, 1, 3, 5]], wanted.affine)
+    assert not found.right
+    assert found.mm == pytest.approx(6.0)
+
+
+def test_the_colour_axis_may_be_anywhere(tmp_path: Path) -> None:
+    (wanted,) = written("rgb-by-pixel", tmp_path)
+    for axis in range(4):
+        assert realities.judge([wanted], np.moveaxis(wanted.array, 0, axis), wanted.affine).right is (axis != 1)
+    assert not realities.judge([wanted], wanted.array[::-1], wanted.affine).right
+
+
 def test_nothing_is_right_where_there_is_no_image(tmp_path: Path) -> None:
     assert not realities.judge(written("only-junk", tmp_path), np.ones((2, 2, 2)), np.eye(4)).right
 
