@@ -18,6 +18,7 @@ LABELMAP = "1.2.840.10008.5.1.4.1.1.66.7"
 CLASSES = {"CT": CT, "MR": MR, "PT": PT, "CR": CR, "DX": DX}
 IMPLICIT, EXPLICIT, BIG = "1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2"
 DEFLATED, RLE = "1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.5"
+JPEG_LOSSLESS = "1.2.840.10008.1.2.4.70"
 JPEG_LS, JPEG_2000 = "1.2.840.10008.1.2.4.80", "1.2.840.10008.1.2.4.90"
 
 NAME, PATIENT, ACCESSION = "DOE^JANE", "PID-SENTINEL-7", "ACC-SENTINEL-9"
@@ -195,7 +196,28 @@ def save(dataset: Dataset, path: Path) -> None:
     if syntax in (RLE, JPEG_LS, JPEG_2000) and not dataset["PixelData"].is_undefined_length:
         dataset.file_meta.TransferSyntaxUID = UID(EXPLICIT)
         dataset.compress(UID(syntax), generate_instance_uid=False)
+    if syntax == JPEG_LOSSLESS and not dataset["PixelData"].is_undefined_length:
+        dataset.file_meta.TransferSyntaxUID = UID(EXPLICIT)
+        dataset.save_as(path, enforce_file_format=True)
+        _recode(path)
+        return
     dataset.save_as(path, enforce_file_format=True)
+
+
+def _recode(path: Path) -> None:
+    """Compress a file's pixels as JPEG lossless, which pydicom cannot write."""
+    import gdcm
+
+    reader, change, writer = gdcm.ImageReader(), gdcm.ImageChangeTransferSyntax(), gdcm.ImageWriter()
+    reader.SetFileName(str(path))
+    change.SetTransferSyntax(gdcm.TransferSyntax(gdcm.TransferSyntax.JPEGLosslessProcess14_1))
+    assert reader.Read()
+    change.SetInput(reader.GetImage())
+    assert change.Change()
+    writer.SetFile(reader.GetFile())
+    writer.SetImage(change.GetOutput())
+    writer.SetFileName(str(path))
+    assert writer.Write()
 
 
 def misplacement(array: np.ndarray, affine: np.ndarray, recipe: Recipe) -> float:

@@ -46,7 +46,10 @@ class Elements:
         return tag(keyword) in self.dataset
 
     def _raw(self, keyword: str) -> Any:
-        return self.dataset.get_item(tag(keyword))
+        try:
+            return self.dataset.get_item(tag(keyword))
+        except Exception as error:  # pydicom converts some elements at once, and raises whatever the bytes provoke
+            raise self.invalid(keyword) from error
 
     def _converted(self, keyword: str) -> Any:
         try:
@@ -57,6 +60,10 @@ class Elements:
     def invalid(self, keyword: str, what: str = "cannot be read") -> DicomError:
         """Return the error for an attribute with an unusable value."""
         return DicomError(f"{keyword} {what}", where=self.path, mend="Export the file again, or remove it")
+
+    def missing(self, keyword: str) -> DicomError:
+        """Return the error for an attribute that must be there."""
+        return self.invalid(keyword, "is missing")
 
     def code(self, keyword: str) -> str:
         """Return a CS, UI, TM or similar value: ASCII, stripped; empty where absent."""
@@ -153,7 +160,7 @@ class Elements:
         value = self.number(keyword)
         if value is None:
             if default is None:
-                raise DicomError(f"{keyword} is missing", where=self.path, mend="Export the file again, or remove it")
+                raise self.missing(keyword)
             return default
         if value != int(value):
             raise self.invalid(keyword, "is not a whole number")

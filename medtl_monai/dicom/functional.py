@@ -18,6 +18,21 @@ def frame_planes(elements: Elements, frames: int) -> tuple[Plane, ...]:
     return planes if any(plane.position for plane in planes) else ()
 
 
+def rescale(elements: Elements) -> tuple[float | None, float | None]:
+    """Return RescaleSlope and RescaleIntercept; None, None where there are neither.
+
+    Raises:
+        DicomError: One is there without the other (each requires the other, DICOM PS3.3 C.11.1.1), or the slope is 0.
+    """
+    slope, intercept = elements.number("RescaleSlope"), elements.number("RescaleIntercept")
+    if (slope is None) != (intercept is None):
+        keyword, other = ("RescaleSlope", "RescaleIntercept")[:: 1 if slope is None else -1]
+        raise elements.invalid(keyword, f"is missing beside {other}")
+    if slope == 0:
+        raise elements.invalid("RescaleSlope", "is 0")
+    return slope, intercept
+
+
 def frame_segments(elements: Elements, frames: int) -> tuple[int, ...]:
     """Return the ReferencedSegmentNumber of every frame of a segmentation.
 
@@ -58,19 +73,17 @@ def _plane(group: _Group) -> Plane:
     position = group.find("PlanePositionSequence").numbers("ImagePositionPatient", 3)
     measures = group.find("PixelMeasuresSequence")
     spacing = measures.numbers("PixelSpacing", 2)
-    rescale = group.find("PixelValueTransformationSequence")
-    slope, intercept = rescale.number("RescaleSlope"), rescale.number("RescaleIntercept")
-    if slope == 0:
-        raise rescale.invalid("RescaleSlope", "is 0")
+    transformation = group.find("PixelValueTransformationSequence")
+    slope, intercept = rescale(transformation)
     return Plane(
         position=(position[0], position[1], position[2]) if position else None,
         orientation=group.find("PlaneOrientationSequence").numbers("ImageOrientationPatient", 6),
         spacing=(spacing[0], spacing[1]) if spacing else None,
         thickness=measures.number("SliceThickness"),
         slope=1.0 if slope is None else slope,
-        intercept=intercept or 0.0,
-        rescale_type=rescale.code("RescaleType"),
-        rescaled=slope is not None and intercept is not None,
+        intercept=0.0 if intercept is None else intercept,
+        rescale_type=transformation.code("RescaleType"),
+        rescaled=slope is not None,
         splits=_splits(group),
     )
 

@@ -8,7 +8,7 @@ from pydicom.dataset import Dataset
 
 from medtl_monai.dicom import sop
 from medtl_monai.dicom.elements import Elements
-from medtl_monai.dicom.functional import frame_planes
+from medtl_monai.dicom.functional import frame_planes, rescale
 from medtl_monai.dicom.header import SPLITTERS, Header, PixelData, PixelFormat, Plane
 from medtl_monai.dicom.opened import OVERLAY_BIT_POSITION, Opened
 from medtl_monai.errors import DicomError
@@ -60,14 +60,17 @@ def image_header(opened: Opened, elements: Elements, sop_class: str) -> Header:
         padding=padding,
         lut="ModalityLUTSequence" in elements,
         units=elements.code("Units"),
-        overlay_bits=_overlay_bits(opened.dataset),
+        overlay_bits=_overlay_bits(opened.dataset, elements),
         laterality=elements.code("ImageLaterality"),
         view=elements.code("ViewPosition"),
     )
 
 
-def _overlay_bits(dataset: Dataset) -> bool:
-    item = dataset.get_item(OVERLAY_BIT_POSITION) if OVERLAY_BIT_POSITION in dataset else None
+def _overlay_bits(dataset: Dataset, elements: Elements) -> bool:
+    try:
+        item = dataset.get_item(OVERLAY_BIT_POSITION) if OVERLAY_BIT_POSITION in dataset else None
+    except Exception as error:  # pydicom raises whatever the bytes provoke
+        raise elements.invalid("OverlayBitPosition") from error
     return item is not None and item.value not in (b"\0\0", 0, b"", None)
 
 
@@ -78,19 +81,21 @@ def _padding(elements: Elements) -> tuple[int, int] | None:
 
 
 def _pixel_format(elements: Elements) -> PixelFormat:
-    allocated = elements.integer("BitsAllocated")
-    stored = elements.integer("BitsStored", allocated)
+    # Nothing here has a default: every one of them changes the values (DICOM PS3.3 C.7.6.3, all type 1).
+    samples, stored = elements.integer("SamplesPerPixel"), elements.integer("BitsStored")
     form = PixelFormat(
         rows=elements.integer("Rows"),
         columns=elements.integer("Columns"),
-        samples=elements.integer("SamplesPerPixel", 1),
-        photometric=elements.code("PhotometricInterpretation") or "MONOCHROME2",
-        allocated=allocated,
+        samples=samples,
+        photometric=elements.code("PhotometricInterpretation"),
+        allocated=elements.integer("BitsAllocated"),
         stored=stored,
         high_bit=elements.integer("HighBit", stored - 1),
-        signed=elements.integer("PixelRepresentation", 0) == 1,
-        planar=elements.integer("PlanarConfiguration", 0),
+        signed=elements.integer("PixelRepresentation") == 1,
+        planar=elements.integer("PlanarConfiguration", None if samples in (3, 4) else 0),
     )
+    if not form.photometric:
+        raise elements.missing("PhotometricInterpretation")
     for keyword, value, allowed in (
         ("Rows", form.rows, range(1, 65536)),
         ("Columns", form.columns, range(1, 65536)),
@@ -98,6 +103,8 @@ def _pixel_format(elements: Elements) -> PixelFormat:
         ("BitsAllocated", form.allocated, (1, 8, 16, 32, 64)),
         ("BitsStored", form.stored, range(1, form.allocated + 1)),
         ("HighBit", form.high_bit, range(form.stored - 1, form.allocated)),
+        ("PixelRepresentation", elements.integer("PixelRepresentation"), (0, 1)),
+        ("PlanarConfiguration", form.planar, (0, 1)),
     ):
         if value not in allowed:
             raise elements.invalid(keyword, f"is {value}")
@@ -174,18 +181,16 @@ def _plane(elements: Elements) -> Plane:
     for keyword in ("ImagerPixelSpacing", "NominalScannedPixelSpacing"):
         if spacing is None and elements.code("Modality") not in sop.VOLUMETRIC:
             spacing = elements.numbers(keyword, 2)
-    slope, intercept = elements.number("RescaleSlope"), elements.number("RescaleIntercept")
-    if slope == 0:
-        raise elements.invalid("RescaleSlope", "is 0")
+    slope, intercept = rescale(elements)
     return Plane(
         position=(position[0], position[1], position[2]) if position else None,
         orientation=elements.numbers("ImageOrientationPatient", 6),
         spacing=(spacing[0], spacing[1]) if spacing else None,
         thickness=elements.number("SliceThickness"),
         slope=1.0 if slope is None else slope,
-        intercept=intercept or 0.0,
+        intercept=0.0 if intercept is None else intercept,
         rescale_type=elements.code("RescaleType"),
-        rescaled=slope is not None and intercept is not None,
+        rescaled=slope is not None,
         splits=tuple(_split_value(elements, keyword) for keyword in SPLITTERS),
     )
 

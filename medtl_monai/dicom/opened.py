@@ -8,7 +8,7 @@ import os
 import struct
 import warnings
 import zlib
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import pydicom
 from pydicom.datadict import dictionary_VR
@@ -53,6 +53,27 @@ class Opened:
     size: int
 
 
+class Bounded:
+    """A stream that never sets memory aside for more than it holds, whatever length a damaged element announces.
+
+    Args:
+        stream: The stream; it is read through and stays where reading leaves it.
+    """
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = stream
+        at = stream.tell()
+        self._size = stream.seek(0, os.SEEK_END)
+        stream.seek(at)
+        self.seek, self.tell = stream.seek, stream.tell
+
+    def read(self, count: int = -1, /) -> bytes:
+        """Read at most ``count`` bytes; all that is left if negative."""
+        if count > HEAD_BYTES:
+            count = max(0, min(count, self._size - self._stream.tell()))
+        return self._stream.read(count)
+
+
 def open_dataset(stream: BinaryIO, path: str, *, force: bool = False) -> Opened:
     """Parse a stream up to the pixel data; inflate it first where it is deflated.
 
@@ -74,7 +95,8 @@ def _open_with_pydicom(stream: BinaryIO, path: str, force: bool) -> Opened:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            dataset = pydicom.dcmread(plain, stop_before_pixels=True, force=force, specific_tags=list(WANTED))
+            source: Any = Bounded(plain)
+            dataset = pydicom.dcmread(source, stop_before_pixels=True, force=force, specific_tags=list(WANTED))
     except Exception as error:  # damaged bytes provoke nearly any exception inside the parser
         raise DicomError(
             f"the header is damaged ({type(error).__name__})", where=path, mend="Export the file again, or remove it"
@@ -104,7 +126,7 @@ def inflated(stream: BinaryIO, path: str) -> BinaryIO:
     end = PREAMBLE + 16 + struct.unpack("<I", group_length[8:])[0]
     if head.find(marker) >= end:
         return stream
-    meta = stream.read(end).replace(marker, sop.EXPLICIT_LITTLE.encode().ljust(len(marker), b"\0"))
+    meta = Bounded(stream).read(end).replace(marker, sop.EXPLICIT_LITTLE.encode().ljust(len(marker), b"\0"))
     return io.BytesIO(meta + _inflate(stream.read(), path))
 
 

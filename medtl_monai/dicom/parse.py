@@ -82,12 +82,20 @@ def _parse_stream(stream: BinaryIO, path: str) -> Parsed:
     except DicomError as error:
         return Damaged(path, error)
     elements = Elements(opened.dataset, path)
-    if mark != b"DICM" and not elements.code("SOPClassUID"):
-        return Skipped(path, "not DICOM")
     try:
+        if mark != b"DICM" and not elements.code("SOPClassUID"):
+            return Skipped(path, "not DICOM")
         return _route(opened, elements)
     except DicomError as error:
-        return Damaged(path, error, elements.code("SeriesInstanceUID"))
+        return Damaged(path, error, _series_of(elements))
+
+
+def _series_of(elements: Elements) -> str:
+    """Return the series that a damaged file says it belongs to, if it can still say so."""
+    try:
+        return elements.code("SeriesInstanceUID")
+    except DicomError:
+        return ""
 
 
 def _without_mark(stream: BinaryIO, head: bytes, path: str) -> Skipped | Damaged | None:

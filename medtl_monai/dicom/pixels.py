@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import logging
 import warnings
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -14,22 +13,20 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 from pydicom.encaps import get_frame
 from pydicom.pixels import apply_color_lut, apply_modality_lut, get_decoder, pixel_array
-from pydicom.uid import JPEGLSLossless, JPEGLSNearLossless
 
 from medtl_monai.dicom import sop
 from medtl_monai.dicom.codestream import announced_size
 from medtl_monai.dicom.header import Header
-from medtl_monai.dicom.opened import inflated
+from medtl_monai.dicom.opened import Bounded, inflated
 from medtl_monai.errors import DicomError
 
 MAX_FILE_BYTES = 2**33
 """Largest size of one file's decoded pixels; above it the file is taken for a decompression bomb."""
 
-Array = NDArray[Any]
+_PLUGINS = {"1.2.840.10008.1.2.4.80": "pyjpegls", "1.2.840.10008.1.2.4.81": "pyjpegls"}
+"""Decoders that take the place of GDCM, which ends the whole process on some damaged JPEG-LS data."""
 
-_log = logging.getLogger(__name__)
-_FASTEST = {JPEGLSLossless: "pyjpegls", JPEGLSNearLossless: "pyjpegls"}
-"""pydicom's name of the fastest decoder of a transfer syntax, where its own first choice is slower."""
+Array = NDArray[Any]
 
 
 class FrameReader:
@@ -61,6 +58,7 @@ class FrameReader:
         check_size(header)
         form = header.format
         plain = header.pixels.syntax in sop.NATIVE and form.samples == 1 and form.allocated in (8, 16, 32)
+        plain = plain and header.pixels.element == "PixelData"
         if plain and form.photometric.startswith("MONOCHROME"):
             return self._native(header, frame)
         return self._decoded(header, frame)
@@ -72,11 +70,15 @@ class FrameReader:
             try:
                 with warnings.catch_warnings(), open(self.root / header.path, "rb") as stream:
                     warnings.simplefilter("ignore")
-                    dataset = pydicom.dcmread(inflated(stream, header.path), force=True)
+                    source: Any = Bounded(inflated(stream, header.path))
+                    dataset = pydicom.dcmread(source, force=True)
             except OSError as error:
                 raise DicomError(
                     "the file cannot be read any more", where=header.path, mend="Check the disk"
                 ) from error
+            except Exception as error:  # damaged bytes provoke nearly any exception inside the parser
+                what = f"the file is damaged ({type(error).__name__})"
+                raise DicomError(what, where=header.path, mend="Copy or export the file again") from error
             if "TransferSyntaxUID" not in dataset.file_meta:
                 dataset.file_meta.TransferSyntaxUID = header.pixels.syntax
             self._dataset = dataset
@@ -116,7 +118,7 @@ class FrameReader:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 _check_codestream(dataset, header, frame)
-                values = _decode(dataset, header, frame)
+                values = pixel_array(dataset, index=frame, decoding_plugin=_plugin(header))
                 if header.format.photometric == "PALETTE COLOR":
                     values = apply_color_lut(values, dataset)
         except DicomError:
@@ -136,16 +138,10 @@ class FrameReader:
         return np.asarray(values)
 
 
-def _decode(dataset: Dataset, header: Header, frame: int) -> Array:
-    """Decode by the fastest package that is installed; by the others where it gives up."""
-    uid = header.pixels.syntax
-    plugin = _FASTEST.get(uid, "")
-    if plugin and plugin in get_decoder(uid).available_plugins:
-        try:
-            return np.asarray(pixel_array(dataset, index=frame, decoding_plugin=plugin))
-        except Exception as error:  # another package has the last word
-            _log.debug("%s: %s gives up (%s)", header.path, plugin, type(error).__name__)
-    return np.asarray(pixel_array(dataset, index=frame))
+def _plugin(header: Header) -> str:
+    """Name the decoder to use; empty for pydicom's own order."""
+    plugin = _PLUGINS.get(header.pixels.syntax, "")
+    return plugin if plugin in get_decoder(header.pixels.syntax).available_plugins else ""
 
 
 def _check_codestream(dataset: Dataset, header: Header, frame: int) -> None:

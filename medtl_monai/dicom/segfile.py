@@ -17,7 +17,7 @@ from medtl_monai.dicom import sop
 from medtl_monai.dicom.elements import Elements
 from medtl_monai.dicom.functional import frame_planes, frame_segments
 from medtl_monai.dicom.header import Plane
-from medtl_monai.dicom.opened import inflated
+from medtl_monai.dicom.opened import Bounded, inflated
 from medtl_monai.errors import DicomError
 
 MAX_FRAMES = 1_000_000
@@ -135,7 +135,8 @@ def _read(file: Path, path: str) -> Dataset:
     try:
         with warnings.catch_warnings(), open(file, "rb") as stream:
             warnings.simplefilter("ignore")
-            return pydicom.dcmread(inflated(stream, path), force=True)
+            source: Any = Bounded(inflated(stream, path))
+            return pydicom.dcmread(source, force=True)
     except OSError as error:
         what = f"the file cannot be read ({error.strerror or type(error).__name__})"
         raise DicomError(what, where=path, mend="Check the path") from error
@@ -208,10 +209,21 @@ def _check_pixels(seg: SegFile, elements: Elements) -> None:
     if seg.rows < 1 or seg.columns < 1 or bits not in (1, 8, 16):
         raise elements.invalid("Rows, Columns or BitsAllocated")
     expected = (seg.rows * seg.columns * seg.frames * bits + 7) // 8
-    length = len(elements.dataset.PixelData)
+    data = elements.dataset.PixelData
+    length = len(data)
     if seg.syntax in sop.NATIVE and length < expected:
         raise DicomError(
             f"PixelData is truncated: {length} of {expected} bytes",
+            where=seg.path,
+            mend="Copy or export the file again",
+        )
+    excess = length - expected
+    # Writers pad, mostly by one byte. More than that must be zeros, or the header and the pixels disagree.
+    if seg.syntax in sop.NATIVE and (
+        excess * 8 >= max(16, seg.rows * seg.columns * bits) or data[expected + 1 :].strip(b"\0")
+    ):
+        raise DicomError(
+            f"PixelData has {length} bytes; Rows, Columns and NumberOfFrames ask for {expected}",
             where=seg.path,
             mend="Copy or export the file again",
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pydicom import config
 from pydicom.uid import UID
 
 _STORAGE = "1.2.840.10008.5.1.4.1.1."
@@ -31,5 +32,5 @@ DISPLAY = PROJECTION | {"US", "OT", "ES", "XC", "DG", "GM", "OP", "BI"}
 
 def uid_name(uid: str) -> str:
     """Return the name of a registered UID; ``"unknown"`` for private ones, which may identify a site."""
-    name = UID(uid).name
+    name = UID(uid, config.IGNORE).name  # a damaged one would be warned of, with its value
     return "unknown" if name == uid else name

@@ -18,6 +18,9 @@ from medtl_monai.errors import DicomError
 _log = logging.getLogger(__name__)
 _PROJECTIONS = frozenset({"PROJECTION IMAGE", "MPR", "MIP", "MIN_IP", "MINIP", "VOLREN", "MAX_IP"})
 
+_CROSSING = np.cos(np.deg2rad(15.0))
+"""Cosine of the angle from which on a lone slice is taken to cross a stack on purpose, as a localizer does."""
+
 
 @dataclasses.dataclass(frozen=True)
 class _Part:
@@ -62,9 +65,9 @@ def _parts(root: Path, headers: Sequence[Header]) -> list[_Part]:
 
 def _by_kind(headers: Sequence[Header]) -> list[list[Header]]:
     """Keep what cannot be stacked together apart: classic and enhanced files."""
-    groups: dict[tuple[object, ...], list[Header]] = defaultdict(list)
+    groups: dict[bool, list[Header]] = defaultdict(list)
     for header in headers:
-        groups[(header.enhanced, header.sop_class)].append(header)
+        groups[header.enhanced].append(header)
     return list(groups.values())
 
 
@@ -198,8 +201,23 @@ def _without_localizers(groups: list[tuple[Slice, ...]]) -> tuple[list[tuple[Sli
     kept = {id(item) for group in large for item in group}
     lost = [item for group in groups for item in group if id(item) not in kept]
     for item in lost:
+        _refuse_nearly_parallel(item, large)
         _log.warning("%s is a localizer or lies across the other slices and is left out", stack.name_of(item))
     return large, (f"{len(lost)} localizer or crossing slice(s) left out",) if lost else ()
+
+
+def _refuse_nearly_parallel(item: Slice, groups: Sequence[tuple[Slice, ...]]) -> None:
+    """Check that a slice that is left out for its orientation is no slice of the stack that is off by a little."""
+    mine = stack.normal(stack.plane_of(item).orientation or ())
+    for group in groups:
+        cosine = abs(float(mine @ stack.normal(stack.plane_of(group[0]).orientation or ())))
+        if not _is_localizer(item.header) and cosine > _CROSSING:
+            raise DicomError(
+                f"the slice is turned by {np.rad2deg(np.arccos(min(cosine, 1.0))):.2g}° against those of "
+                f"{stack.name_of(group[0])}",
+                where=f"{stack.name_of(item)}, ImageOrientationPatient",
+                mend="Export the images of one acquisition, or remove those that do not belong",
+            )
 
 
 def _is_localizer(header: Header) -> bool:
@@ -207,6 +225,7 @@ def _is_localizer(header: Header) -> bool:
 
 
 _SAME: tuple[tuple[str, Callable[[Slice], object]], ...] = (
+    ("SOPClassUID", lambda item: sop.uid_name(item.header.sop_class)),
     ("Rows", lambda item: item.header.format.rows),
     ("Columns", lambda item: item.header.format.columns),
     ("SamplesPerPixel", lambda item: item.header.format.samples),
@@ -214,6 +233,8 @@ _SAME: tuple[tuple[str, Callable[[Slice], object]], ...] = (
     ("Modality", lambda item: item.header.modality),
     ("Units", lambda item: item.header.units),
     ("RescaleType", lambda item: stack.plane_of(item).rescale_type),
+    ("RescaleSlope", lambda item: "present" if stack.plane_of(item).rescaled else "absent"),
+    ("ModalityLUTSequence", lambda item: "present" if item.header.lut else "absent"),
 )
 
 

@@ -33,6 +33,7 @@ from helpers_dicom import (
     EXPLICIT,
     IMPLICIT,
     JPEG_2000,
+    JPEG_LOSSLESS,
     JPEG_LS,
     RLE,
     SC,
@@ -52,6 +53,7 @@ from pydicom.uid import UID
 from medtl_monai.dicom import Volume, read_seg, read_volume, read_volumes, scan
 from medtl_monai.errors import MedtlError
 
+CHUNK = 100
 HANG_S = 10.0
 SLACK_BYTES = 2**23
 """What reading may need beside four times the array: header objects, the file's own bytes."""
@@ -219,6 +221,7 @@ def bases() -> tuple[Base, ...]:
         _series("signed-12-bit", stored=12, **signed),
         _series("tilted", tilt=(0.0, 0.8, 0.0)),
         _series("rle", syntax=RLE),
+        _series("jpeg-lossless", syntax=JPEG_LOSSLESS),
         _series("jpeg-ls", syntax=JPEG_LS),
         _series("jpeg-2000", syntax=JPEG_2000, columns=64, rows=48),
         _enhanced("enhanced", slope=[0.5, 0.25, 1.0, 0.125], intercept=-3.0),
@@ -309,7 +312,8 @@ def _labels(files: dict[str, bytes], base: Base) -> list[Expected]:
 
     image = base.truth[0]
     try:
-        seg = pydicom.dcmread(io.BytesIO(files["seg"]))
+        seg = pydicom.dcmread(io.BytesIO(files["seg"]), force=True)
+        seg.file_meta.setdefault("TransferSyntaxUID", EXPLICIT)
         labels = np.zeros(image.array.shape)
         for mask, group in zip(seg.pixel_array, seg.PerFrameFunctionalGroupsSequence, strict=True):
             position = np.array(group.PlanePositionSequence[0].ImagePositionPatient, float) * (-1, -1, 1)
@@ -350,12 +354,35 @@ def run_chunk(numbers: Sequence[int], seed: int) -> list[Outcome]:
     return outcomes
 
 
-def run(count: int, seed: int = 0, processes: int = 2) -> list[Outcome]:
-    """Judge ``count`` mutants."""
-    chunks = [range(start, min(start + 100, count)) for start in range(0, count, 100)]
+def _alone(number: int, seed: int) -> Outcome:
+    """Judge one mutant in a process of its own, which it may bring down."""
+    base, what, _ = mutant(number, seed)
+    try:
+        with _pool(1) as pool:
+            return pool.submit(run_chunk, [number], seed).result()[0]
+    except concurrent.futures.process.BrokenProcessPool:
+        return Outcome(number=number, base=base.name, mutation=what, verdict="crash", detail="the process ended")
+
+
+def _pool(processes: int) -> concurrent.futures.ProcessPoolExecutor:
     spawn = multiprocessing.get_context("spawn")
-    with concurrent.futures.ProcessPoolExecutor(processes, mp_context=spawn, initializer=_prepare_worker) as pool:
-        return [one for chunk in pool.map(run_chunk, chunks, [seed] * len(chunks)) for one in chunk]
+    return concurrent.futures.ProcessPoolExecutor(processes, mp_context=spawn, initializer=_prepare_worker)
+
+
+def run(count: int, seed: int = 0, processes: int = 2) -> list[Outcome]:
+    """Judge ``count`` mutants. Where one brings its process down, its chunk is gone through one by one."""
+    chunks = [range(start, min(start + CHUNK, count)) for start in range(0, count, CHUNK)]
+    outcomes: list[Outcome] = []
+    while chunks:
+        with _pool(processes) as pool:
+            jobs = [pool.submit(run_chunk, chunk, seed) for chunk in chunks]
+            concurrent.futures.wait(jobs)
+        done = [not isinstance(job.exception(), concurrent.futures.process.BrokenProcessPool) for job in jobs]
+        outcomes += [one for job, fine in zip(jobs, done, strict=True) if fine for one in job.result()]
+        chunks = [chunk for chunk, fine in zip(chunks, done, strict=True) if not fine]
+        if chunks:
+            outcomes += [_alone(number, seed) for number in chunks.pop(0)]
+    return outcomes
 
 
 def summary(outcomes: Sequence[Outcome]) -> str:
@@ -391,7 +418,8 @@ def main() -> None:
     outcomes = run(asked.count, asked.seed, asked.processes)
     print(summary(outcomes))
     print(
-        f"{len(outcomes)} mutants in {time.perf_counter() - started:.0f} s, slowest {max(o.seconds for o in outcomes):.2f} s"
+        f"{len(outcomes)} mutants in {time.perf_counter() - started:.0f} s, "
+        f"slowest {max(one.seconds for one in outcomes):.2f} s"
     )
     for one in bad(outcomes):
         print(one.number, one.base, one.mutation, one.verdict, one.detail, sep="\n    ")

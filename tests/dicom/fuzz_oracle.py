@@ -21,7 +21,7 @@ _DISPLAY = ("CR", "DX", "MG", "XA", "RF", "IO", "PX", "US", "OT", "ES", "XC", "D
 
 
 def judge_bytes(files: Mapping[str, bytes]) -> list[Expected]:
-    """Return the volumes that may be read from files: of every series, largest first, every frame of a 2D file alone."""
+    """Return the volumes that may be read from files: every series, and every frame of a 2D file."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         groups: dict[tuple[str, ...], list[Any]] = defaultdict(list)

@@ -233,7 +233,10 @@ REFUSED: dict[str, tuple[Maker, tuple[str, ...]]] = {
         having("ImageOrientationPatient", ["1", "0", "0", "1", "0", "0"]),
         ("two perpendicular unit vectors",),
     ),
-    "zero-slope": (having("RescaleSlope", "0"), ("RescaleSlope is 0",)),
+    "zero-slope": (
+        on_slice(2, lambda ds: (setattr(ds, "RescaleSlope", "0"), setattr(ds, "RescaleIntercept", "0"))),
+        ("RescaleSlope is 0",),
+    ),
     "text-position": (raw_value("ImagePositionPatient", b"left\\right\\up"), ("ImagePositionPatient is not a number",)),
     "nan-position": (raw_value("ImagePositionPatient", b"nan\\0\\0"), ("ImagePositionPatient is not a finite",)),
     "truncated-pixels": (truncated(lambda n: n - 20), ("PixelData is truncated: 50 of 70 bytes", "IM0003")),
