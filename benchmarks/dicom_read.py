@@ -11,7 +11,7 @@ Every measurement is a process of its own: it imports the reader and reads once 
 more, of which the median counts (``read``; ``cpu``: processor seconds of that read). Rounds take the readers in turn,
 each starting with another one, so that a slow moment of the machine hits all of them; a first round only warms the
 file caches. Shown are medians over the rounds. The exit code is 1 if a reader that gives the right volume is faster
-than ours.
+than ours, or if there is none to compare with.
 
 MONAI's ``LoadImage()`` chooses another reader where ``itk`` is installed, so ``bench`` belongs into no environment that
 is used for anything else.
@@ -147,6 +147,9 @@ def show(found: dict[str, Any]) -> bool:
             f"{row['read'] / ours['read']:>9.2f}×{row['first']:>8.2f} s{row['mib']:>7.0f} MiB"
             f"  {row['wrong'] or 'right'}"
         )
+    if fastest == float("inf"):
+        print("no other reader gives the right volume: nothing is compared")
+        return False
     ratio = ours["read"] / fastest
     print(f"ours takes {ratio:.2f}× the time of the fastest other that is right (at most {LIMIT:.1f}×)")
     return ratio <= LIMIT

@@ -65,10 +65,14 @@ def test_a_faster_right_reader_fails_and_a_faster_wrong_one_does_not(capsys: pyt
         rows = {peer.name: {"failed": "no"} for peer in dicom_read.PEERS}
         rows[peers.OURS.name] = row | {"read": 1.0, "wrong": ""}
         rows[peers.PYDICOM_READER.name] = row | {"read": other, "wrong": wrong}
+        rows[peers.HIGHDICOM.name] = row | {"read": 3.0, "wrong": ""}
         return rows
 
     assert dicom_read.show(found(1.5, ""))
     assert not dicom_read.show(found(0.5, ""))
+    assert dicom_read.show(found(0.5, "values differ"))
+    alone = found(0.5, "values differ") | {peers.HIGHDICOM.name: {"failed": "no"}}
+    assert not dicom_read.show(alone)
     assert not dicom_read.show({peers.OURS.name: {"failed": "died"}})
     assert not dicom_read.show({peers.OURS.name: {"wrong": "values differ"}})
     assert "not installed: pip install SimpleITK" in capsys.readouterr().out or not peers.SIMPLEITK.missing
