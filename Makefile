@@ -8,7 +8,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 
 .DEFAULT_GOAL := venv
-.PHONY: venv demo test check docs bench clean
+.PHONY: venv demo test check docs bench compare clean
 
 venv: $(READY)
 
@@ -40,6 +40,13 @@ docs: $(READY)
 
 bench: $(READY)
 	$(BIN)/python benchmarks/startup.py
+
+# Other readers of DICOM beside ours. They get an environment of their own: where itk is installed, MONAI behaves otherwise.
+compare:
+	test -x .venv-bench/bin/python || $(PYTHON) -m venv .venv-bench
+	.venv-bench/bin/python -m pip install --quiet $(PIP_ARGS) --constraint constraints.txt --editable '.[codecs,bench]'
+	.venv-bench/bin/python benchmarks/dicom_read.py
+	.venv-bench/bin/python benchmarks/why_not_loadimage.py
 
 clean:
 	rm -rf docs/_build docs/reference/generated build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

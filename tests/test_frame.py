@@ -236,7 +236,8 @@ def test_citation_and_changelog():
 def test_pinned_packages_cover_what_the_project_needs():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
-    needed = [*project["dependencies"], *(name for extra in ("codecs", "dev", "docs") for name in extras[extra])]
+    named = ("codecs", "dev", "docs", "bench")
+    needed = [*project["dependencies"], *(name for extra in named for name in extras[extra])]
     pinned = {_plain(line.partition("==")[0]) for line in (ROOT / "constraints.txt").read_text().splitlines() if line}
     assert {_plain(re.split(r"[<>=!~\[; ]", name)[0]) for name in needed} <= pinned
 

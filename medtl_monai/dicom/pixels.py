@@ -283,13 +283,15 @@ def modality_values(
     plane = header.plane(frame)
     if header.lut:
         out[...] = apply_modality_lut(np.ascontiguousarray(stored), reader.dataset(header))
-    elif plane.slope == 1 and plane.intercept == 0:
-        out[...] = stored
-    elif stored.dtype.itemsize >= 4:
+    elif stored.dtype.itemsize >= 4 and (plane.slope, plane.intercept) != (1, 0):
         out[...] = stored * np.float64(plane.slope) + plane.intercept
     else:
-        np.multiply(stored, np.float32(plane.slope), out=out, casting="unsafe")
-        out += np.float32(plane.intercept)
+        # Converting first and then working in place is faster than arithmetic on mixed types; 16 bits convert exactly.
+        out[...] = stored
+        if plane.slope != 1:
+            out *= np.float32(plane.slope)
+        if plane.intercept != 0:
+            out += np.float32(plane.intercept)
     return mask if mask is not None and mask.any() else None
 
 

@@ -30,7 +30,7 @@ _SHORT = frozenset(
 )
 _TEXT = frozenset({"LO", "SH", "LT", "PN"})
 _MAX_DEPTH = 16
-_tag_and_vr = struct.Struct("<HH2s").unpack_from
+_head = struct.Struct("<HH2sH").unpack_from
 _tag_and_length = struct.Struct("<HHI").unpack_from
 _long_length = struct.Struct("<I").unpack_from
 _short_length = struct.Struct("<H").unpack_from
@@ -93,14 +93,14 @@ def _walk(data: bytes, wanted: Mapping[int, tuple[BaseTag, str]]) -> Walked:
         last = tag
         keep = wanted.get(tag)
         if length == _UNDEFINED:
-            if keep is not None or not (implicit or vr == "SQ"):
+            if keep is not None or not (implicit or vr == b"SQ"):
                 raise _UnusualError
             at = _after_sequence(data, start, implicit, 0)
             continue
         at = start + length
         if keep is not None:
             value = data[start:at]
-            kind = keep[1] if implicit else vr
+            kind = keep[1] if implicit else vr.decode()
             if len(value) != length or (kind in _TEXT and (not value.isascii() or b"\x1b" in value)):
                 raise _UnusualError
             found[keep[0]] = RawDataElement(keep[0], kind, length, value, start, implicit, True)
@@ -119,20 +119,20 @@ def _meta(data: bytes) -> tuple[dict[BaseTag, RawDataElement], int]:
             raise _UnusualError
         at = start + length
         key = BaseTag(tag)
-        found[key] = RawDataElement(key, vr, length, data[start:at], start, False, True)
+        found[key] = RawDataElement(key, vr.decode(), length, data[start:at], start, False, True)
     return found, at
 
 
-def _element(data: bytes, at: int, implicit: bool) -> tuple[int, str, int, int]:
+def _element(data: bytes, at: int, implicit: bool) -> tuple[int, bytes, int, int]:
     """Return tag, VR, start and length of the element at ``at``."""
     if implicit:
         group, element, length = _tag_and_length(data, at)
-        return group << 16 | element, "", at + 8, length
-    group, element, vr = _tag_and_vr(data, at)
+        return group << 16 | element, b"", at + 8, length
+    group, element, vr, length = _head(data, at)
     if vr in _SHORT:
-        return group << 16 | element, vr.decode(), at + 8, _short_length(data, at + 6)[0]
+        return group << 16 | element, vr, at + 8, length
     if vr in _LONG:
-        return group << 16 | element, vr.decode(), at + 12, _long_length(data, at + 8)[0]
+        return group << 16 | element, vr, at + 12, _long_length(data, at + 8)[0]
     raise _UnusualError
 
 
@@ -157,7 +157,7 @@ def _after_item(data: bytes, at: int, implicit: bool, depth: int) -> int:
             return at + 8
         _, vr, start, length = _element(data, at, implicit)
         if length == _UNDEFINED:
-            if not (implicit or vr == "SQ"):
+            if not (implicit or vr == b"SQ"):
                 raise _UnusualError
             at = _after_sequence(data, start, implicit, depth + 1)
         else:
