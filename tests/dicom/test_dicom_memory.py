@@ -28,6 +28,7 @@ from medtl_monai.dicom.header import Header
 from medtl_monai.dicom.parse import Damaged, parse_file
 from medtl_monai.dicom.seal import Seal
 from medtl_monai.errors import DicomError, StorageError
+from medtl_monai.notices import listening
 
 KEY = b"a key of the test, 32 bytes long"
 
@@ -436,3 +437,16 @@ def test_groups_are_told_apart_by_length() -> None:
     header = parse_file(Path(get_testdata_file("CT_small.dcm", download=False)).parent, "CT_small.dcm")
     assert isinstance(header, Header)
     assert len(seal.name(*header.group)) == 16
+
+
+def test_what_was_left_out_is_told_by_every_scan(tree: Path, memory: Memory) -> None:
+    path = tree / "p1" / "T1" / "IM0001"
+    (tree / "p1" / "T1" / "again").write_bytes(path.read_bytes())
+    heard = []
+    for _ in range(2):
+        told: list[str] = []
+        with listening(told.append):
+            scan(tree, memory=memory)
+        heard.append(told)
+    assert heard[0] == heard[1] == ["p1/T1/again repeats p1/T1/IM0001 and is left out"]
+    assert b"repeats" not in memory.file.read_bytes()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +13,7 @@ from medtl_monai.dicom.runs import equal_runs
 from medtl_monai.dicom.select import Rules
 from medtl_monai.dicom.volume import refusal
 from medtl_monai.errors import ConfigError, DicomError
+from medtl_monai.notices import listening
 
 
 @pytest.mark.parametrize(
@@ -81,11 +81,12 @@ def test_short_runs_give_way_to_min_slices(tmp_path: Path) -> None:
     assert "other series left out: 1 (fewer slices than min_slices)" in volume.notes
 
 
-def test_lone_slices_are_named_in_the_log(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_lone_slices_are_named_to_who_listens(tmp_path: Path) -> None:
     recipe = Recipe(slices=9, keep=[0, 1, 2, 4, 6, 7, 8]).write(tmp_path)
-    with caplog.at_level(logging.WARNING):
+    told: list[str] = []
+    with listening(told.append):
         assert len(read_volumes(tmp_path, on_gap="split")) == 2
-    assert f"{recipe.name(4)} between gaps left out" in caplog.text
+    assert f"{recipe.name(4)} between gaps left out" in told
 
 
 def test_uneven_slices_without_neighbours(tmp_path: Path) -> None:
