@@ -32,3 +32,21 @@ def listening(listener: Callable[[str], None]) -> Iterator[None]:
         yield
     finally:
         _listeners.remove(listener)
+
+
+@contextmanager
+def kept_back() -> Iterator[list[str]]:
+    """Keep what is told in a list, and from the listeners, for it to be told later.
+
+    Example:
+        >>> with listening(print), kept_back() as told:
+        ...     tell("a/IM0002 repeats a/IM0001 and is left out")
+        >>> told
+        ['a/IM0002 repeats a/IM0001 and is left out']
+    """
+    told: list[str] = []
+    others, _listeners[:] = _listeners[:], [told.append]
+    try:
+        yield told
+    finally:
+        _listeners[:] = others

@@ -25,7 +25,7 @@ from medtl_monai.dicom.seal import Seal
 from medtl_monai.dicom.split import split_series
 from medtl_monai.dicom.store import GROUPS_OF_SERIES, Group, Store, series_headers
 from medtl_monai.dicom.tree import File, Folder, walk_tree
-from medtl_monai.notices import listening
+from medtl_monai.notices import kept_back
 
 FRESH_NS = 2_000_000_000
 """A file changed so shortly before it was read may have changed again within its time stamp's precision."""
@@ -283,8 +283,7 @@ def _parts(root: Path, seal: Seal, groups: list[Any]) -> list[Part]:
     version = hashlib.blake2b("\n".join(known).encode(), digest_size=16).digest()
     numbers = {header.path: number for number, header in enumerate(headers)}
     parts = []
-    told: list[str] = []
-    with listening(told.append):
+    with kept_back() as told:
         candidates = split_series(root, headers)
     for number, series in enumerate(candidates):
         layout = [(numbers[item.header.path], item.frame) for item in series.slices]
