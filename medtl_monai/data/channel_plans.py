@@ -106,6 +106,7 @@ def _notes(
     if config.clip is not None and len(names) > 1:
         alike = [plan.name for plan in plans if plan.intensity.clip == tuple(config.clip)]
         notes.append(f"the same bounds clip {', '.join(alike)}")
-    if learnt and names and list(learnt) != names:
-        notes.append(f"the source run has learnt on {', '.join(learnt)}; the channels here are {', '.join(names)}")
+    if learnt and list(learnt) != names:
+        here = f"the channels here are {', '.join(names)}" if names else "the image here has no named channels"
+        notes.append(f"the source run has learnt on {', '.join(learnt)}; {here}")
     return tuple(notes)

@@ -195,7 +195,8 @@ def _case_row(line: StudyLine, redact_paths: bool, unpacked: bool) -> dict[str, 
 
 
 def _problem(line: StudyLine) -> str:
-    wrong = [f"{name}: {state}" for name, state in line.inputs.items() if state not in _USABLE]
+    why = {series.input: f": {series.reason}" for series in line.series if series.verdict == "refused"}
+    wrong = [f"{name}: {state}{why.get(name, '')}" for name, state in line.inputs.items() if state not in _USABLE]
     return "; ".join(wrong) or f"{line.series[0].verdict}: {line.series[0].reason}"
 
 

@@ -162,6 +162,8 @@ def test_weights_keep_what_they_have_learnt_of_a_channel():
     again = plan([mr()], learnt=dict(reversed(learnt.items())), channels={"FLAIR": {"normalise": "zscore"}})
     assert again.channel_plans[1].intensity.normalise == "zscore"
     assert again.notes == ()
+    alone = plan([volume_of(noise(0))], learnt=learnt)
+    assert alone.notes == ("the source run has learnt on FLAIR, T1; the image here has no named channels",)
 
 
 # From files

@@ -150,6 +150,11 @@ def test_prediction_follows_the_inputs(tmp_path, studies):
         table.read_volume(cases[4])
     dropped = unlabelled_cases(tmp_path / "studies", Inputs.of(DataConfig(inputs=DROP)))
     assert "0 series that could be FLAIR" in str(dropped[4].problem)
+    write_nifti(tmp_path / "studies" / "stray.nii.gz", noise(0))
+    stray = unlabelled_cases(tmp_path / "studies", inputs)
+    assert [case.case_id for case in stray[:5]] == [case.case_id for case in cases]
+    assert "files do not say which go together" in str(stray[5].problem)
+    (tmp_path / "studies" / "stray.nii.gz").unlink()
     filled = unlabelled_cases(tmp_path / "studies", Inputs.of(DataConfig(inputs=FILL)))
     assert filled[4].problem is None
     assert filled[4].others == (None,)
