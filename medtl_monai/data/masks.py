@@ -14,12 +14,13 @@ from numpy.typing import NDArray
 from medtl_monai.data.grid import Grid, Turn, coincidence, nearest_labels, take
 from medtl_monai.data.nifti import read_nifti
 from medtl_monai.data.table import listing
-from medtl_monai.dicom import SegMask, Volume, read_rtstruct, read_seg, sop
+from medtl_monai.dicom import SegMask, Volume, sop
 from medtl_monai.dicom.geometry import grid_distance
 from medtl_monai.dicom.opened import sop_class_of
-from medtl_monai.dicom.seg import OffGridError
+from medtl_monai.dicom.rtstruct import draw
+from medtl_monai.dicom.seg import OffGridError, check_reference, place_frames
 from medtl_monai.dicom.segfile import open_seg
-from medtl_monai.dicom.seggrid import read_own_grid
+from medtl_monai.dicom.seggrid import place_on_own_grid
 from medtl_monai.dicom.structures import open_structures
 from medtl_monai.errors import DataError
 
@@ -170,13 +171,15 @@ def whole_numbers(volume: Volume, where: str) -> Labels:
 
 
 def _read_seg(path: Path, like: Volume, scheme: MaskScheme, where: str, notes: list[str]) -> Labels:
-    wanted = _wanted(open_seg(path, where).names, scheme, where)
+    seg = open_seg(path, where)
+    check_reference(seg, like)
+    wanted = _wanted(seg.names, scheme, where)
     try:
-        mask = read_seg(path, like, segments=wanted)
+        mask = place_frames(seg, like, wanted)
     except OffGridError:
         if scheme.off_grid == "error":
             raise
-        mask, affine = read_own_grid(path, like, segments=wanted)
+        mask, affine = place_on_own_grid(seg, wanted)
         source = Grid(mask.labels.shape, affine)
         labels, _ = _resampled(_relabelled(mask, scheme), source, Grid.of(like), where, notes)
         return labels
@@ -188,7 +191,7 @@ def _read_rtstruct(path: Path, like: Volume, scheme: MaskScheme, where: str, not
     found = open_structures(path, where)
     # Regions without an area matter only where they are asked for by name.
     names = [name for name in found.names if name in found.filled or scheme.segments.get(name)]
-    mask = read_rtstruct(path, like, rois=_wanted(names, scheme, where))
+    mask = draw(found, like, _wanted(names, scheme, where))
     # Numbers differ from case to case; without them, equal notes can be counted.
     notes += [_COUNT.sub("", note) for note in mask.notes]
     return _relabelled(mask, scheme)

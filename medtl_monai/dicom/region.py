@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
@@ -65,6 +66,10 @@ class Region:
             crossing += len(polygons) > 1 and _cross(polygons, self.shape[:2])
         text = f"contours of region {self.roi.name!r} cross each other; what two of them share is outside (even-odd)"
         self.notes.add(text, crossing, "slices")
+        if slices and not any(mask.any() for _, _, mask in found):
+            what = "no voxel centre is inside the contours"
+            mend = "Choose other regions (data.structures), or give an image of smaller voxels"
+            raise DicomError(what, where=self.roi.where, mend=mend)
         return found
 
     def _check_open(self) -> None:
@@ -81,7 +86,12 @@ class Region:
         small = sum(self.roi.types.get(kind, 0) for kind in FILLED) - len(contours)
         text = f"contours of region {self.roi.name!r} with fewer than three points were left out"
         self.notes.add(text, small, "contours")
-        unique = {contour.points.tobytes(): contour for contour in reversed(contours)}
+        extents = Counter(_extent(contour.points) for contour in contours)
+        unique = {
+            extent if extents[extent] == 1 else _outline(contour.points): contour
+            for contour in reversed(contours)
+            for extent in (_extent(contour.points),)
+        }
         text = f"contours of region {self.roi.name!r} that repeat another one were left out"
         self.notes.add(text, len(contours) - len(unique), "contours")
         return sorted(unique.values(), key=lambda contour: contour.number)
@@ -161,14 +171,26 @@ class Region:
         return DicomError(what, where=f"{self.roi.where}, contour {contour.number}, ContourData", mend=mend)
 
 
+def _extent(points: Points) -> bytes:
+    """Return what only contours that might be the same have in common."""
+    return np.concatenate([[len(points)], points.min(axis=0), points.max(axis=0)]).tobytes()
+
+
+def _outline(points: Points) -> bytes:
+    """Return what contours along the same edges have in common, from whichever point and whichever way round."""
+    vertices, ranks = np.unique(points, axis=0, return_inverse=True)
+    edges = np.sort(np.stack([ranks.ravel(), np.roll(ranks.ravel(), -1)], axis=1), axis=1)
+    return vertices.tobytes() + edges[np.lexsort(edges.T)].tobytes()
+
+
 def _cross(polygons: Sequence[Points], shape: tuple[int, int]) -> bool:
-    """Whether two contours share some pixels without one being within the other."""
+    """Whether two contours share some pixels without one being a hole or an island in the other."""
     masks = [even_odd([polygon], shape) for polygon in polygons]
     sizes = [np.count_nonzero(mask) for _, mask in masks]
     for n, one in enumerate(masks):
         for m, other in enumerate(masks[:n]):
             both = _shared(one, other)
-            if both and both not in (sizes[n], sizes[m]):
+            if both and (both not in (sizes[n], sizes[m]) or sizes[n] == sizes[m]):
                 return True
     return False
 

@@ -46,8 +46,8 @@ def read_rtstruct(path: Path | str | Reference, like: Volume, *, rois: Sequence[
 
     Raises:
         DicomError: Not an RTSTRUCT; drawn on another series; damaged; a wanted region is not there, or there twice; a
-            contour does not lie in a slice, or is outside the image; a region is drawn on every n-th slice only, or
-            has open contours; regions overlap.
+            contour does not lie in a slice, or is outside the image; no voxel centre is inside a region; a region is
+            drawn on every n-th slice only, or has open contours; regions overlap.
 
     Example:
         >>> mask = read_rtstruct("rs.dcm", volume, rois=["Liver", "GTV"])      # doctest: +SKIP
@@ -55,10 +55,18 @@ def read_rtstruct(path: Path | str | Reference, like: Volume, *, rois: Sequence[
         (('Liver', 'GTV'), 2)
     """
     file, name = (path.path, path.header.path) if isinstance(path, Reference) else (Path(path), Path(path).name)
-    structures = open_structures(file, name)
+    return draw(open_structures(file, name), like, rois)
+
+
+def draw(structures: StructureSet, like: Volume, rois: Sequence[str] | None = None) -> SegMask:
+    """Draw regions of an opened structure set onto the grid of ``like``.
+
+    Raises:
+        DicomError: As :func:`read_rtstruct`.
+    """
     if not like.spacing_known:
         mend = "Structures can be placed on images with known spacing only"
-        raise DicomError("the image's pixel spacing is unknown", where=name, mend=mend)
+        raise DicomError("the image's pixel spacing is unknown", where=structures.path, mend=mend)
     notes = Notes()
     wanted = _wanted(structures, rois, notes)
     _check_reference(structures, wanted, like, notes)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,27 +12,24 @@ from medtl_monai.dicom.elements import Elements
 from medtl_monai.dicom.functional import slice_distance
 from medtl_monai.dicom.geometry import SHEAR_TOLERANCE, Affine, Geometry, Volume, shear
 from medtl_monai.dicom.header import Plane
-from medtl_monai.dicom.seg import SegMask, check_reference, place_frames
-from medtl_monai.dicom.segfile import SegFile, open_seg
+from medtl_monai.dicom.seg import SegMask, place_frames
+from medtl_monai.dicom.segfile import SegFile
 from medtl_monai.errors import DicomError
 
 
-def read_own_grid(path: Path, like: Volume, *, segments: Sequence[str] | None = None) -> tuple[SegMask, Affine]:
-    """Read a DICOM SEG on the regular grid of its own frames.
+def place_on_own_grid(seg: SegFile, segments: Sequence[str] | None = None) -> tuple[SegMask, Affine]:
+    """Place the frames of an opened DICOM SEG on the regular grid that they make.
 
     Args:
-        path: A SEG file.
-        like: The image it was made for: where it knows its series and the SEG names its own, they must agree.
+        seg: The SEG.
         segments: As in :func:`medtl_monai.dicom.read_seg`.
 
     Returns:
         The labels, and the affine from their indices to RAS millimetres.
 
     Raises:
-        DicomError: As :func:`medtl_monai.dicom.read_seg`; also where the frames do not make a regular grid.
+        DicomError: The frames do not make a regular grid; otherwise as :func:`medtl_monai.dicom.read_seg`.
     """
-    seg = open_seg(path, path.name)
-    check_reference(seg, like)
     affine, slices = _grid(seg)
     empty = np.broadcast_to(np.float32(0), (seg.columns, seg.rows, slices))
     geometry: Geometry = "sheared" if shear(affine) > SHEAR_TOLERANCE else "regular"

@@ -143,14 +143,15 @@ def test_random_polygons_on_random_grids(polygons, angles, spacing, tmp_path: Pa
     recipe = Recipe(columns=11, rows=9, spacing=spacing, orientation=oblique(*angles), origin=(1.5, -2.25, 3.0))
     affine = np.diag([-1, -1, 1, 1]) @ recipe.affine_lps
     volume = Volume(array=np.zeros((11, 9, 6), np.float32), affine=affine)
-    path = write_rtstruct(tmp_path / "rs.dcm", {"A": [Drawn(points=p, k=3) for p in polygons]}, recipe)
+    drawn = [*boxes(0), *(Drawn(points=p, k=3) for p in polygons)]
+    path = write_rtstruct(tmp_path / "rs.dcm", {"A": drawn}, recipe)
     labels = read_rtstruct(path, volume).labels
     edges = [np.stack([p, np.roll(p, -1, axis=0)], 1) for p in map(np.array, polygons)]
     unlike = labels[:, :, 3] != inside(polygons, (11, 9))
     # Only a centre within rounding distance of an edge may differ.
     for centre in np.argwhere(unlike):
         assert min(distance(centre, a, b) for pairs in edges for a, b in pairs) < 1e-5
-    assert not labels[:, :, [0, 1, 2, 4, 5]].any()
+    assert np.array_equal(labels[:, :, [0, 1, 2, 4, 5]], expected(0)[:, :, [0, 1, 2, 4, 5]])
 
 
 def distance(point, a, b) -> float:
@@ -211,6 +212,18 @@ def test_contours_that_cross_are_noted(tmp_path: Path) -> None:
     )
 
 
+def test_a_contour_that_is_stored_twice_does_not_cancel(tmp_path: Path) -> None:
+    points = np.array([(1.5, 2.5), (6.5, 2.5), (6.5, 4.5), (1.5, 4.5)])
+    for n, again in enumerate([points, np.roll(points, 2, axis=0), points[::-1]]):
+        mask = read(tmp_path / str(n), {"A": [*boxes(1, 2), Drawn(points=again, k=2)]})
+        assert np.array_equal(mask.labels, expected(1, 2))
+        assert mask.notes == ("contours of region 'A' that repeat another one were left out (1 contours)",)
+    # Not the same points, but the same voxels: what is left of the slice is said.
+    mask = read(tmp_path / "near", {"A": [*boxes(1, 2), Drawn(points=points + 0.1, k=2)]})
+    assert np.array_equal(mask.labels, expected(1))
+    assert "cross each other" in mask.notes[0]
+
+
 def test_slices_without_a_contour_are_never_filled(tmp_path: Path) -> None:
     pieces = read(tmp_path / "pieces", {"Nodes": boxes(0, 1, 4, 5)})
     assert np.array_equal(pieces.labels, expected(0, 1, 4, 5))
@@ -266,6 +279,7 @@ REFUSED = {
         POINTS,
     ),
     "two-planes": (boxes(1, 1.3), None, "in different planes within one slice", POINTS),
+    "tiny": (boxes(1, 2, value=box(1.2, 1.2, 1.4, 1.4)), None, "no voxel centre is inside", "ROI 'A'"),
     "open": ([*boxes(1), Drawn(points=box(1, 1, 3, 3), k=2, kind="OPEN_PLANAR")], None, "1 open contours", "ROI 'A'"),
     "type": (boxes(1, 2), edit_contour(ContourGeometricType="ROUND"), "ContourGeometricType is unknown", POINTS),
     "no-type": (boxes(1, 2), without("ContourGeometricType"), "ContourGeometricType is missing", POINTS),
