@@ -62,8 +62,12 @@ class Splits:
         write_text(path, text.getvalue())
 
     @classmethod
-    def read(cls, path: Path) -> Self:
+    def read(cls, path: Path, *, run: str = "") -> Self:
         """Read what :meth:`write` wrote.
+
+        Args:
+            path: The file.
+            run: Name of the run it belongs to, for messages.
 
         Raises:
             DataError: If it is no such file, repeats a case, or has a group in two parts.
@@ -71,7 +75,7 @@ class Splits:
         """
         table = read_table(path)
         for mark in {row[_KEY_COLUMN] for row in table.rows} if _KEY_COLUMN in table.columns else ():
-            check_key(mark, where=path.name)
+            check_key(mark, where=run or path.name)
         for column in _COLUMNS:
             table.require(column, "splits.file")
         table.refuse(lambda row: row["split"] not in PARTS, "split is not train, val or test", "Correct these rows")

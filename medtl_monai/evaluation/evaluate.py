@@ -12,7 +12,6 @@ import torch
 
 from medtl_monai.config import RunConfig
 from medtl_monai.data.cases import Case, CaseTable, Part, load_cases
-from medtl_monai.data.identity import check_key
 from medtl_monai.data.splits import Splits
 from medtl_monai.dicom.geometry import Volume
 from medtl_monai.errors import DataError
@@ -105,9 +104,9 @@ def evaluate(
     """
     config = config or locate(run.folder)
     info = run.record.context.target
-    check_key(run.folder.record.get("id_key"), where=run.folder.name)
+    # First the splits: under another id key, that is what is wrong, and not that cases are missing.
+    ids = Splits.read(run.folder.splits_file, run=run.folder.name).ids(part)
     table = load_cases(config.data, info.kind, classes=info.classes or None)
-    ids = Splits.read(run.folder.splits_file).ids(part)
     cases = _cases(table, ids, part)
     results = []
     for n, case in enumerate(cases, 1):

@@ -11,7 +11,6 @@ import torch
 
 from medtl_monai.config import RunConfig
 from medtl_monai.data.cases import CaseTable, load_cases
-from medtl_monai.data.identity import check_key
 from medtl_monai.data.image_info import ImageInfo, image_info
 from medtl_monai.data.kinds import infer_kind
 from medtl_monai.data.layouts import settle
@@ -168,9 +167,9 @@ def reassemble(folder: RunFolder, config: RunConfig, host: Host) -> Assembly:
         stages=record.context.stages,
         input=_backbone_spec(backbone).input,
     )
-    check_key(folder.record.get("id_key"), where=folder.name)
+    # First the splits: under another id key, that is what is wrong, and not that cases are missing.
+    splits = Splits.read(folder.splits_file, run=folder.name)
     table = load_cases(config.data, parts.head_spec.target)
-    splits = Splits.read(folder.splits_file)
     _check_same_cases(folder, splits, table)
     return Assembly(
         config=config,

@@ -9,6 +9,7 @@ import pytest
 from helpers_dicom import CORONAL, MR, Recipe, put_pixels, save
 from pydicom.uid import generate_uid
 
+from medtl_monai.data.survey import survey
 from medtl_monai.dicom import read_volume, read_volumes, scan
 from medtl_monai.dicom.select import Rules, narrow
 from medtl_monai.errors import ConfigError, DicomError
@@ -123,3 +124,17 @@ def test_frames_of_a_cine(tmp_path: Path) -> None:
     assert len(volumes) == 4
     for k, volume in enumerate(volumes):
         assert np.array_equal(volume.array[..., 0], Recipe().values(k).T)
+
+
+def test_one_of_several_two_dimensional_images_is_chosen_by_its_number(tmp_path: Path) -> None:
+    recipe = Recipe(modality="CR", slices=10, prefix="DOE_JANE-", edit=lambda d, k: delattr(d, "ImagePositionPatient"))
+    recipe.write(tmp_path)
+    series = scan(tmp_path).series
+    assert [item.part for item in series] == [f"image {n:02d}" for n in range(1, 11)]
+    assert not any("JANE" in item.part + item.summary() for item in series)
+    chosen = read_volume(tmp_path, select={"part": "image 03"})
+    assert np.array_equal(chosen.array, read_volume(series[2]).array)
+    assert not np.array_equal(chosen.array, read_volume(series[0]).array)
+    for volume in read_volumes(tmp_path):
+        assert not any("JANE" in note for note in volume.notes)
+    assert [line.folder for line in survey(tmp_path).studies[0].series] == [item.files[0] for item in series]
