@@ -77,7 +77,8 @@ def _frames(dataset: Any) -> list[tuple[np.ndarray, Any, Any, Any, float]]:
     for number in range(count):
         values = np.asarray(pixels[number])
         if "PerFrameFunctionalGroupsSequence" in dataset and len(dataset.PerFrameFunctionalGroupsSequence):
-            own, shared = dataset.PerFrameFunctionalGroupsSequence[number], dataset.SharedFunctionalGroupsSequence[0]
+            own = dataset.PerFrameFunctionalGroupsSequence[number]
+            shared = (dataset.get("SharedFunctionalGroupsSequence") or [own])[0]
             at = _group(own, shared, "PlanePositionSequence")
             turned = _group(own, shared, "PlaneOrientationSequence")
             measures = _group(own, shared, "PixelMeasuresSequence")
