@@ -378,6 +378,24 @@ def enhanced_echoes(folder: Path) -> Truth:
     return (Expected.of(recipe), Expected.of(dataclasses.replace(recipe, offset=1000)))
 
 
+def enhanced_stacks(folder: Path) -> Truth:
+    """Twelve frames of one file: an axial and a coronal stack, mixed."""
+    first, second = Recipe(), Recipe(orientation=CORONAL, offset=1000)
+    order = [(recipe, k) for k in (0, 3, 1, 5, 2, 4) for recipe in (first, second)]
+
+    def edit(ds, _):
+        put_pixels(ds, np.stack([recipe.values(k) for recipe, k in order]))
+        del ds.SharedFunctionalGroupsSequence[0].PlaneOrientationSequence
+        for group, (recipe, k) in zip(ds.PerFrameFunctionalGroupsSequence, order, strict=True):
+            group.PlanePositionSequence = Items([item(ImagePositionPatient=[f"{v:.6g}" for v in recipe.position(k)])])
+            orientation = [f"{v:g}" for v in recipe.orientation]
+            group.PlaneOrientationSequence = Items([item(ImageOrientationPatient=orientation)])
+            group.FrameContentSequence = Items([item(StackID="1" if recipe is first else "2")])
+
+    write_enhanced(folder, first, [k for _, k in order], edit)
+    return (Expected.of(first, notes=("part orientation axial",)), Expected.of(second))
+
+
 # Units
 
 
