@@ -18,6 +18,9 @@ from medtl_monai.dicom.image import identity, image_header
 from medtl_monai.dicom.opened import META_START, PREAMBLE, Opened, open_dataset
 from medtl_monai.errors import DicomError
 
+_DISPLACED = 1024
+"""How far behind its place the mark of a damaged file is looked for."""
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Skipped:
@@ -110,9 +113,14 @@ def _without_mark(stream: BinaryIO, head: bytes, path: str) -> Skipped | Damaged
     if head.endswith(META_START) and len(head) == PREAMBLE + 4 + len(META_START):
         what = "the DICM mark is damaged"
         return Damaged(path, DicomError(what, where=path, mend="Copy or export the file again, or remove it"))
-    # Without preamble, a data set starts with an element of group 0002 or 0008, in either byte order.
+    if not head[:PREAMBLE].strip(b"\0"):
+        return Skipped(path, "begins with zeros", blank=True)
     if is_zip(head):
         return Skipped(path, "zip archive, not opened")
+    if b"DICM" + META_START in head + stream.read(_DISPLACED):
+        what = "the DICM mark is not at byte 128"
+        return Damaged(path, DicomError(what, where=path, mend="Copy or export the file again, or remove it"))
+    # Without preamble, a data set starts with an element of group 0002 or 0008, in either byte order.
     bare = len(head) > 8 and head[:2] in (b"\x02\0", b"\x08\0", b"\0\x02", b"\0\x08")
     return None if bare else Skipped(path, "not DICOM")
 

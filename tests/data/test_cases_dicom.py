@@ -178,6 +178,20 @@ def test_a_series_with_a_gap_is_named_by_its_pseudonym(tmp_path, studies):
     assert table.read_volume(table.cases[0], on_gap="interpolate").shape == (6, 5, 4)
 
 
+def test_a_series_with_a_gap_is_read_in_the_run_that_is_chosen(tmp_path, studies):
+    for path in (tmp_path / "studies" / "s0").iterdir():
+        path.unlink()
+    dataclasses.replace(studies[0], slices=9, keep=[0, 1, 2, 5, 6, 7, 8]).write(tmp_path / "studies" / "s0")
+    table = load(tmp_path, by_uid(studies))
+    with pytest.raises(DicomError, match=rf"case {table.ids[0]}.*run 2 of 2.*run 1 of 2"):
+        table.read_volume(table.cases[0], on_gap="split")
+    for run, slices in ((1, 3), ("longest", 4)):
+        table = load(tmp_path, by_uid(studies), select={"run": run})
+        assert table.read_volume(table.cases[0], on_gap="split").shape == (6, 5, slices)
+    with pytest.raises(DicomError, match="missing"):
+        table.read_volume(table.cases[0])
+
+
 def _labels(recipe):
     labels = np.zeros((recipe.columns, recipe.rows, recipe.slices), np.int16)
     labels[1:3, 1:3, 1:3] = 1

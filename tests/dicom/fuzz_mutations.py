@@ -44,11 +44,11 @@ def elements(data: bytes) -> list[Span]:
             break
         spans.append((at, value, value + length))
         at = value + length
-    return spans
+    return spans or [(0, len(data) // 2, len(data))]
 
 
 def _pick(data: bytes, random: np.random.Generator) -> Span:
-    spans = elements(data) or [(0, len(data) // 2, len(data))]
+    spans = elements(data)
     return spans[int(random.integers(len(spans)))]
 
 
@@ -61,13 +61,15 @@ def flip_bits(data: bytes, random: np.random.Generator) -> bytes:
 
 def flip_header(data: bytes, random: np.random.Generator) -> bytes:
     changed = bytearray(data)
-    changed[int(random.integers(128, max(129, elements(data)[-1][0])))] = int(random.integers(256))
+    changed[int(random.integers(min(128, len(data) - 1), min(len(data), max(129, elements(data)[-1][0]))))] = int(
+        random.integers(256)
+    )
     return bytes(changed)
 
 
 def flip_pixels(data: bytes, random: np.random.Generator) -> bytes:
     changed = bytearray(data)
-    changed[int(random.integers(elements(data)[-1][1], len(data)))] ^= 1 << int(random.integers(8))
+    changed[int(random.integers(min(elements(data)[-1][1], len(data) - 1), len(data)))] ^= 1 << int(random.integers(8))
     return bytes(changed)
 
 

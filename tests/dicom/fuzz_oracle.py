@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pydicom
 from cases_catalogue import Expected
-from pydicom.pixels import apply_modality_lut
+from pydicom.pixels import apply_color_lut, apply_modality_lut
 
 _DISPLAY = ("CR", "DX", "MG", "XA", "RF", "IO", "PX", "US", "OT", "ES", "XC", "DG", "GM", "OP", "BI")
 
@@ -77,7 +77,8 @@ def _frames(dataset: Any) -> list[tuple[np.ndarray, Any, Any, Any, float]]:
     for number in range(count):
         values = np.asarray(pixels[number])
         if "PerFrameFunctionalGroupsSequence" in dataset and len(dataset.PerFrameFunctionalGroupsSequence):
-            own, shared = dataset.PerFrameFunctionalGroupsSequence[number], dataset.SharedFunctionalGroupsSequence[0]
+            own = dataset.PerFrameFunctionalGroupsSequence[number]
+            shared = (dataset.get("SharedFunctionalGroupsSequence") or [own])[0]
             at = _group(own, shared, "PlanePositionSequence")
             turned = _group(own, shared, "PlaneOrientationSequence")
             measures = _group(own, shared, "PixelMeasuresSequence")
@@ -87,8 +88,14 @@ def _frames(dataset: Any) -> list[tuple[np.ndarray, Any, Any, Any, float]]:
         if dataset.get("PhotometricInterpretation") == "MONOCHROME1" and dataset.get("Modality") in _DISPLAY:
             top = ((1 << int(dataset.BitsStored)) - 1) if int(dataset.PixelRepresentation) == 0 else -1
             values = top - values.astype(np.int64)
+        if dataset.get("PhotometricInterpretation") == "PALETTE COLOR":
+            values = apply_color_lut(values, dataset)
+        padding = dataset.get("PixelPaddingValue")
+        hidden = values == padding if padding is not None and dataset.get("Modality") == "CT" else None
         if values.ndim == 2:
             values = apply_modality_lut(values, scaled) if scaled is not None else values
+        if hidden is not None:
+            values = np.where(hidden, -1024, values)
         spacing = (measures or {}).get("PixelSpacing") or dataset.get("ImagerPixelSpacing")
         spacing = spacing or dataset.get("NominalScannedPixelSpacing")
         place = (at or {}).get("ImagePositionPatient"), (turned or {}).get("ImageOrientationPatient")

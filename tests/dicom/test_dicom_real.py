@@ -10,10 +10,11 @@ import nibabel as nib
 import numpy as np
 import pydicom
 import pytest
+from fuzz_oracle import judge_bytes
 from pydicom.data import get_testdata_file
 from pydicom.pixels import apply_color_lut, apply_rescale
 
-from medtl_monai.dicom import Volume, read_seg, read_volume, scan
+from medtl_monai.dicom import Volume, read_seg, read_volume, read_volumes, scan
 from medtl_monai.errors import DicomError
 
 DATA = Path(os.environ.get("MEDTL_TEST_DATA", Path(__file__).resolve().parents[3] / "shared" / "data"))
@@ -34,6 +35,20 @@ REFERENCES = [
     "generic/compressed_jpeg/001",
     "generic/compressed_jpegls/001",
     "generic/compressed_rle/001",
+]
+SECOND_OPINION = [
+    "dicom2nifti_tests/siemens/anatomical/001",
+    "dicom2nifti_tests/philips/anatomical/001",
+    "dicom2nifti_tests/hitachi/anatomical/001",
+    "dicom2nifti_tests/siemens_multiframe/anatomical/001",
+    "dicom2nifti_tests/philips_enhanced/anatomical/001",
+    "dicom2nifti_tests/hyperfine/anatomical/001",
+    "dicom2nifti_tests/failing/gantrytilting/001",
+    "dcmqi_seg_pm_sr/segmentations/ct-3slice",
+    "dcmqi_seg_pm_sr/segmentations/24x38x3/multiframe",
+    "rtutils_rtstruct/mock_data",
+    "udacity_hippo_studies/Study1/13_HCropVolume",
+    "udacity_hippo_studies/Study2/14_HCropVolume",
 ]
 CASES = ["001", "039", "132", "204", "308", "350", "386"]
 
@@ -59,6 +74,41 @@ class TestReal:
     @pytest.mark.parametrize("name", REFERENCES)
     def test_equals_dicom2nifti(self, name: str) -> None:
         assert_equal_to_nifti(read_volume(D2N / name), D2N / f"{name}_ground_truth.nii.gz")
+
+    @pytest.mark.parametrize("name", SECOND_OPINION)
+    def test_equals_a_second_opinion(self, name: str) -> None:
+        folder = DATA / "dicom" / name
+        volume = read_volume(folder)
+        known = judge_bytes({p.name: p.read_bytes() for p in folder.iterdir() if p.is_file()})
+        verdicts = [one.judge(volume.array, volume.affine, rtol=1e-4) for one in known]
+        assert any(verdict.right for verdict in verdicts), [verdict.why for verdict in verdicts]
+        assert volume.array.std() > 0
+
+    def test_enhanced_time_series(self) -> None:
+        volumes = read_volumes(DATA / "dicom" / "mr_enhanced" / "Siemens" / "XA10")
+        files = sorted((DATA / "dicom" / "mr_enhanced" / "Siemens" / "XA10").iterdir())
+        known = [one for path in files for one in judge_bytes({path.name: path.read_bytes()})]
+        assert len(volumes) == len(known) == 4
+        for volume in volumes:
+            assert sum(one.judge(volume.array, volume.affine, rtol=1e-4).right for one in known) == 1
+
+    def test_enhanced_echoes(self) -> None:
+        first, second = read_volumes(DATA / "dicom" / "mr_enhanced" / "Philips")
+        assert first.same_grid(second)
+        assert "EchoTime" in first.notes[-1]
+        assert not np.array_equal(first.array, second.array)
+
+    @pytest.mark.parametrize(("name", "shapes"), [("sliceincrement/001", [3]), ("sliceincrement/002", [3])])
+    def test_series_with_gaps_in_runs(self, name: str, shapes: list[int]) -> None:
+        volumes = read_volumes(D2N / "failing" / name, on_gap="split")
+        assert [volume.shape[2] for volume in volumes] == shapes
+
+    def test_radiograph_with_a_grid_spacing(self) -> None:
+        path = DATA / "dicom" / "highdicom_test_files" / "dx_image.dcm"
+        volume = read_volume(path)
+        (expected,) = judge_bytes({path.name: path.read_bytes()})
+        assert np.array_equal(volume.array, expected.array)
+        assert volume.spacing_known
 
     def test_colour_stack(self) -> None:
         volume = read_volume(D2N / "generic" / "rgb" / "001")
