@@ -135,7 +135,6 @@ def own(tmp_path, monkeypatch):
 def log(own):
     """A log file of everything that the package logs, as a user's own handler would write it."""
     handler = logging.FileHandler(own / "medtl.log", encoding="utf-8", delay=False)
-    handler.addFilter(lambda record: record.name != "medtl_monai.dicom.index")  # has a test of its own below
     logger = logging.getLogger("medtl_monai")
     before = logger.level
     logger.addHandler(handler)
@@ -310,7 +309,8 @@ def test_the_key_is_in_no_run(archive, own):
         "medtl_monai.dicom.select",
         "medtl_monai.dicom.split",
         "medtl_monai.data",
-        pytest.param("medtl_monai.dicom.index", marks=pytest.mark.xfail(reason="names skipped files", strict=True)),
+        "medtl_monai.dicom.index",
+        "medtl_monai.dicom.found",
     ],
 )
 def test_log_records_hold_no_names(logger, archive, own, caplog, tmp_path):
@@ -325,10 +325,9 @@ def test_log_records_hold_no_names(logger, archive, own, caplog, tmp_path):
     assert [text for text in found for secret in archive.secrets if secret in text] == []
 
 
-@pytest.mark.xfail(reason="the index of --remember holds identifiers in plain", strict=True)
 def test_no_cache_of_a_scan_holds_an_identifier(archive, own, monkeypatch):
-    monkeypatch.setattr("medtl_monai.dicom.headers.FRESH_NS", 0, raising=False)  # remember what is new, too
-    assert medtl("scan", archive.root, "--remember") == 0
+    monkeypatch.setattr("medtl_monai.dicom.refresh.FRESH_NS", 0)  # remember what is new, too
+    assert medtl("scan", archive.root) == 0
     files = written(own / "cache")
     assert files
     assert leaks(files, archive.secrets) == set()
