@@ -18,11 +18,12 @@ from medtl_monai.data.grouping import group_rows, refuse_rare_classes
 from medtl_monai.data.identity import load_key, pseudonym
 from medtl_monai.data.join import MEND_SELECT, Joined, choose_series, join_dicom, join_nifti, select_rules
 from medtl_monai.data.masks import Labels, MaskScheme, read_mask, survey_masks
-from medtl_monai.data.nifti import is_nifti, read_nifti
+from medtl_monai.data.nifti import is_nifti, nifti_grid, read_nifti
 from medtl_monai.data.table import Row, Table, read_table
 from medtl_monai.data.target_info import target_info
 from medtl_monai.data.targets import Target, Targets, read_targets
 from medtl_monai.dicom import Series, Study, Volume, read_volume, scan
+from medtl_monai.dicom.description import Description, describe
 from medtl_monai.dicom.select import Rules
 from medtl_monai.errors import ConfigError, DataError, MedtlError, did_you_mean
 from medtl_monai.specs import TargetInfo, TargetKind
@@ -146,6 +147,21 @@ class CaseTable:
             if isinstance(case.image, Series):
                 return read_volume(case.image, select=self.rules, on_gap=on_gap, units=units)
             return read_nifti(case.image, where="image")
+
+    def describe_image(self, case: Case, *, on_gap: OnGap = "error", units: str | None = None) -> Description:
+        """Say what :meth:`read_volume` would return, from headers alone.
+
+        Raises:
+            DataError: If a NIfTI image cannot be used.
+            DicomError: If a series does not make a volume, as far as headers tell.
+        """
+        with _named(case):
+            if case.problem is not None:
+                raise case.problem
+            if isinstance(case.image, Series):
+                return describe(case.image, select=self.rules, on_gap=on_gap, units=units)
+            shape, affine = nifti_grid(case.image, where="image")
+            return Description(shape=shape, affine=affine)
 
     def read_target(self, case: Case, volume: Volume) -> int | NDArray[np.float32] | Labels | None:
         """Return the target of a case.

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
 from typing import Self
 
 from medtl_monai.config import PreprocessingConfig
 from medtl_monai.data.cases import Case, CaseTable
 from medtl_monai.data.grid import Grid
-from medtl_monai.data.nifti import nifti_grid
+from medtl_monai.dicom.description import Description
 from medtl_monai.dicom.geometry import Affine, Volume
 
 
@@ -34,8 +33,8 @@ class ImageInfo:
     spacing_known: bool = True
 
     @classmethod
-    def of(cls, volume: Volume) -> Self:
-        """Describe a volume."""
+    def of(cls, volume: Volume | Description) -> Self:
+        """Describe a volume, or what its headers say of it."""
         return cls(
             shape=volume.shape,
             affine=volume.affine,
@@ -52,7 +51,7 @@ class ImageInfo:
 
 
 def image_info(table: CaseTable, case: Case, config: PreprocessingConfig | None = None) -> ImageInfo:
-    """Look at the image of a case: a NIfTI header, or a DICOM series as a whole.
+    """Look at the headers of a case's image; nothing is decoded.
 
     Args:
         table: The case's table.
@@ -61,13 +60,10 @@ def image_info(table: CaseTable, case: Case, config: PreprocessingConfig | None 
 
     Raises:
         DataError: If a NIfTI image cannot be used.
-        DicomError: If a series does not make a volume.
+        DicomError: If a series does not make a volume, as far as headers tell.
     """
-    if isinstance(case.image, Path) and case.problem is None:
-        shape, affine = nifti_grid(case.image, where=f"case {case.case_id}, image")
-        return ImageInfo(shape=shape, affine=affine)
     config = config or PreprocessingConfig()
-    return ImageInfo.of(table.read_volume(case, on_gap=config.on_gap, units=convertible(config.unit)))
+    return ImageInfo.of(table.describe_image(case, on_gap=config.on_gap, units=convertible(config.unit)))
 
 
 def convertible(unit: str | None) -> str | None:
