@@ -14,6 +14,7 @@ COMMANDS: dict[str, str] = {
     "train": "Train a backbone and a head on labelled studies.",
     "evaluate": "Measure a run on cases it has not learnt from.",
     "predict": "Apply a run to new studies.",
+    "cache": "Show the preprocessed images and scans on this disk, or remove them.",
     "runs": "List the runs below a folder.",
     "config": "Print the resolved configuration, or its schema.",
     "demo": "Source task, transfer, and training from scratch, side by side.",

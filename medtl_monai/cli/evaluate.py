@@ -10,7 +10,7 @@ import typer
 
 from medtl_monai.cli.options import DebugOption, JsonOption, PluginOption
 from medtl_monai.cli.output import print_json, print_table
-from medtl_monai.cli.settings import host_for
+from medtl_monai.cli.settings import host_for, with_cache
 
 app = typer.Typer(add_completion=False)
 
@@ -22,6 +22,7 @@ def evaluate(
     studies: Annotated[Path | None, typer.Option(help="Where the studies are now, if they moved.")] = None,
     labels: Annotated[Path | None, typer.Option(help="Where the labels are now, if they moved.")] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps or auto.")] = "auto",
+    cache: Annotated[bool | None, typer.Option("--cache/--no-cache", help="Preprocessed images on disk.")] = None,
     plugin: PluginOption = None,
     json: JsonOption = False,
     debug: DebugOption = False,
@@ -34,7 +35,7 @@ def evaluate(
     from medtl_monai.training.places import locate
     from medtl_monai.training.trained import TrainedRun
 
-    config = locate(RunFolder.open(run), studies=studies, labels=labels)
+    config = with_cache(locate(RunFolder.open(run), studies=studies, labels=labels), cache)
     host = host_for(config, plugin)
     with closing_bars(RichReporter()) as reporter:
         result = evaluate_run(TrainedRun(run, host, device=device), reporter, part=part, config=config)

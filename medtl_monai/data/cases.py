@@ -174,12 +174,16 @@ class CaseTable:
             DataError: If a mask does not fit its image or holds unknown values.
             DicomError: If a DICOM SEG cannot be placed on the image.
         """
-        if case.target is None or isinstance(case.target, int):
-            return case.target
-        if isinstance(case.target, tuple):
-            return np.asarray(case.target, np.float32)
+        if not isinstance(case.target, Path):
+            return self.label(case)
         with _named(case):
             return read_mask(case.target, volume, self.scheme or MaskScheme(structures=()), where="mask")
+
+    def label(self, case: Case) -> int | NDArray[np.float32] | None:
+        """Return the target of a case that is no mask, see :meth:`read_target`; None for a mask."""
+        if isinstance(case.target, tuple):
+            return np.asarray(case.target, np.float32)
+        return None if isinstance(case.target, Path) else case.target
 
 
 def load_cases(config: DataConfig, kind: TargetKind, *, classes: Sequence[str] | None = None) -> CaseTable:

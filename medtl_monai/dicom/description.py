@@ -6,13 +6,13 @@ import dataclasses
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pydicom
 from pydicom.dataset import Dataset
 
 from medtl_monai.dicom import sop
-from medtl_monai.dicom.geometry import Affine, Geometry
+from medtl_monai.dicom.geometry import Affine, Geometry, Volume
 from medtl_monai.dicom.header import Header
 from medtl_monai.dicom.opened import inflated
 from medtl_monai.dicom.pixels import check_size, require_decoder
@@ -43,6 +43,19 @@ class Description:
     unit: str = "any"
     geometry: Geometry = "regular"
     spacing_known: bool = True
+
+    @classmethod
+    def of(cls, volume: Volume) -> Self:
+        """Describe a volume that was read."""
+        return cls(
+            shape=volume.shape,
+            affine=volume.affine,
+            channels=volume.channels,
+            modality=volume.modality,
+            unit=volume.unit,
+            geometry=volume.geometry,
+            spacing_known=volume.spacing_known,
+        )
 
 
 def describe(

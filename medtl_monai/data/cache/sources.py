@@ -1,0 +1,75 @@
+"""What a case is made from: the files whose bytes decide it, and which parts of them.
+
+The one place that knows how a case refers to files; whatever else an image may come from is added here.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import operator
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from medtl_monai.data.cases import Case, CaseTable
+from medtl_monai.dicom import Series
+from medtl_monai.dicom.header import Header, Plane
+
+
+def image_files(case: Case) -> tuple[Path, ...]:
+    """Return the files of a case's image, in the order in which they make it."""
+    if isinstance(case.image, Series):
+        return tuple(case.image.root / name for name in case.image.files)
+    return (case.image,)
+
+
+def source_files(case: Case) -> tuple[Path, ...]:
+    """Return every file whose bytes decide the preprocessed case: those of the image, and the mask's."""
+    return (*image_files(case), *((case.target,) if isinstance(case.target, Path) else ()))
+
+
+def source_facts(table: CaseTable, case: Case) -> dict[str, Any]:
+    """Return what, beside the files' bytes, decides how the image and the mask are read; plain values.
+
+    Of a series these are the frames it is made of and their headers as the scan saw them: a scan that is older than the
+    bytes must not give its geometry to them. File names and identifiers are left out.
+    """
+    facts: dict[str, Any] = {}
+    if isinstance(case.image, Series):
+        facts["series"] = _series(case.image)
+        facts["min_slices"] = table.rules.min_slices
+    else:
+        facts["nifti"] = "".join(case.image.suffixes[-2:]).lower()
+    if isinstance(case.target, Path):
+        scheme = table.scheme
+        facts["mask"] = None if scheme is None else [len(scheme.structures), dict(scheme.segments), scheme.ignore]
+        facts["mask_name"] = "".join(case.target.suffixes[-2:]).lower()
+    return facts
+
+
+def _series(series: Series) -> list[Any]:
+    number = {name: n for n, name in enumerate(series.files)}
+    headers: dict[str, str] = {}
+    frames = []
+    for item in series.slices:
+        path = item.header.path
+        if path not in headers:
+            headers[path] = _header(item.header)
+        frames.append((number[path], item.frame))
+    known = (series.modality, series.part, series.volumetric, series.derived, list(series.notes))
+    return [*known, repr(frames), *headers.values()]
+
+
+def _getter(kind: type, leave_out: tuple[str, ...] = ()) -> Callable[[Any], Any]:
+    """Return what takes the fields that are not identifiers: those whose ``repr`` is not switched off."""
+    names = [f.name for f in dataclasses.fields(kind) if f.repr and f.name not in leave_out]
+    return operator.attrgetter(*names)
+
+
+# A scan of thousands of slices asks for each: tuples are many times faster than the dataclasses' own repr.
+_of_header = _getter(Header, ("path", "planes"))
+_of_plane = _getter(Plane)
+
+
+def _header(header: Header) -> str:
+    return repr((_of_header(header), [_of_plane(plane) for plane in header.planes]))
