@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 from helpers_data import nifti_study, noise, write_csv, write_nifti
 from helpers_dicom import Recipe
+from pydicom.dataset import Dataset
 
 from medtl_monai.config import AugmentationConfig, CacheConfig, DataConfig, PreprocessingConfig
 from medtl_monai.data.augmentation import augmentation
@@ -39,9 +40,14 @@ def masks(folder: Path, *, shape: tuple[int, ...] = (24, 20, 22)) -> Path:
 
 def series(folder: Path, count: int = 4) -> Path:
     """Write CT series, and a table that joins them."""
+
+    def fill(ds: Dataset, k: int) -> None:
+        values = np.random.default_rng([int(ds.PatientID[1:]), k]).integers(0, 2000, (12, 10))
+        ds.PixelData = values.astype("<u2").tobytes()
+
     recipes = [
-        Recipe(modality="CT", slope=1.0, intercept=-1000.0, rows=12, columns=10, slices=6, patient=f"P{n}", offset=n,
-               seed=n).write(folder / f"studies/s{n}")
+        Recipe(modality="CT", slope=1.0, intercept=-1000.0, rows=12, columns=10, slices=6, patient=f"P{n}", seed=n,
+               edit=fill).write(folder / f"studies/s{n}")
         for n in range(count)
     ]  # fmt: skip
     rows = [{"StudyInstanceUID": r.study, "y": "ab"[n % 2]} for n, r in enumerate(recipes)]
@@ -61,7 +67,8 @@ def dataset(
     studies = labels.parent / "studies"
     data = DataConfig(labels=labels, target=["y"], studies=studies if studies.exists() else None)
     table = load_cases(data, kind)
-    plan = plan_preprocessing(spec, PreprocessingConfig(**config), kind, [image_info(table, case) for case in table])
+    changes = PreprocessingConfig(**config)
+    plan = plan_preprocessing(spec, changes, kind, [image_info(table, case, changes) for case in table])
     change = augmentation(AugmentationConfig(), kind, spec.spatial_dims, spacing_mm=plan.spacing_mm)
     return CaseDataset(table, table.ids, plan, augment=change if augment else None, disk=cache)
 
