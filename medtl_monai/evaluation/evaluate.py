@@ -163,8 +163,11 @@ def _result(run: TrainedRun, table: CaseTable, case: Case, disk: CaseCache | Non
         run.seen.check(volume, case_id=case.case_id)
         return prepare(volume, table, case, run.preprocessing)
 
-    prepared = make() if disk is None else disk.fetch(table, case, run.preprocessing, make)[0]
-    prediction = run.predict_prepared(prepared, case_id=case.case_id)
+    if disk is None:
+        prediction = run.predict(read_image(run, table, case), case_id=case.case_id)
+    else:
+        prepared, _ = disk.fetch(table, case, run.preprocessing, make)
+        prediction = run.predict_prepared(prepared, case_id=case.case_id)
     truth = torch.as_tensor(np.asarray(table.label(case)))[None]
     return CaseResult(case=case, prediction=prediction, target=truth, scores={})
 
