@@ -302,6 +302,13 @@ def validate(tree: Mapping[str, Any], *, where: str = "") -> RunConfig:
         ) from None
 
 
+def with_cache(config: RunConfig, cache: bool | None) -> RunConfig:
+    """Return the configuration of a run with the cache switched on or off; None leaves it as the run was started."""
+    if cache is None:
+        return config
+    return config.model_copy(update={"cache": config.cache.model_copy(update={"enabled": cache})})
+
+
 def parse_set(items: list[str]) -> dict[str, Any]:
     """Read ``["training.epochs=5"]``; values are YAML.
 

@@ -54,7 +54,7 @@ def test_training_from_the_cache_is_bitwise_training_without(target, more, label
         assert all(torch.equal(first[k], other[k]) for k in first)
         assert lines(run) == lines(runs[0])
     assert any(float(v.abs().max()) > 0 for v in first.values())
-    assert lines(runs[0])[0]["train_loss"] != lines(runs[0])[1]["train_loss"]
+    assert lines(runs[0])[0]["loss"] != lines(runs[0])[1]["loss"]
 
 
 def metrics(run, part):

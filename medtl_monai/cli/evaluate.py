@@ -10,7 +10,8 @@ import typer
 
 from medtl_monai.cli.options import DebugOption, JsonOption, PluginOption
 from medtl_monai.cli.output import print_json, print_table
-from medtl_monai.cli.settings import host_for, with_cache
+from medtl_monai.cli.settings import host_for
+from medtl_monai.config import with_cache
 
 app = typer.Typer(add_completion=False)
 

@@ -28,13 +28,6 @@ def build_config(file: Path | None, flags: dict[str, Any], sets: Sequence[str] |
     return load_config(file, {**overrides, **parse_set(list(sets or []))})
 
 
-def with_cache(config: RunConfig, cache: bool | None) -> RunConfig:
-    """Return the configuration of a run with the cache switched on or off; None leaves it as the run was started."""
-    if cache is None:
-        return config
-    return config.model_copy(update={"cache": config.cache.model_copy(update={"enabled": cache})})
-
-
 def host_for(config: RunConfig, plugin: Sequence[Path] | None) -> Host:
     """Return the host with the one-file plugins of the configuration and of the command line.
 

@@ -12,7 +12,8 @@ import typer
 
 from medtl_monai.cli.options import DebugOption, JsonOption, PluginOption
 from medtl_monai.cli.output import print_json, print_note
-from medtl_monai.cli.settings import ConfigArgument, SetOption, build_config, host_for, merge, with_cache
+from medtl_monai.cli.settings import ConfigArgument, SetOption, build_config, host_for, merge
+from medtl_monai.config import with_cache
 from medtl_monai.errors import ConfigError
 
 app = typer.Typer(add_completion=False)

@@ -106,7 +106,7 @@ def write_entry(folder: Path, arrays: Mapping[str, Array], facts: Mapping[str, A
             "times": [status.st_mtime_ns, status.st_ctime_ns],
         }
     content = {"layout": LAYOUT, "files": files, "facts": dict(facts)}
-    text = json.dumps({"content": content, "crc32": _checksum(content)}, allow_nan=False)
+    text = json.dumps({"content": content, "crc32": _checksum(content)})
     with _new(folder / RECORD) as file:
         file.write(text.encode())
         file.flush()

@@ -67,8 +67,8 @@ def make_folder(folder: Path) -> None:
         except (FileExistsError, NotADirectoryError) as error:
             raise StorageError("the cache is not a folder", where=folder.name, mend=_MEND) from error
         if not is_cache(folder):
-            # A marker that was cut short belongs to a cache all the same.
-            if any(entry.name not in (MARKER, ENTRIES, STAMPS) for entry in folder.iterdir()):
+            # Another process may be writing the marker now.
+            if any(not entry.name.startswith((MARKER, f".{MARKER}.")) for entry in folder.iterdir()):
                 what = "the folder is not empty, and it is not a cache of medtl"
                 raise StorageError(what, where=folder.name, mend=_MEND)
             text = {"made_by": "medtl-monai", "layout": LAYOUT, "holds": "patient data: preprocessed images"}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
+import re
 import secrets
 import shutil
 import time
@@ -15,6 +16,7 @@ from medtl_monai.data.cache.places import ENTRIES, MARKER, STAMPS, is_cache
 from medtl_monai.errors import StorageError
 
 TEMPORARY = ".tmp"
+_OURS = re.compile(r"[0-9a-f]{40}|\.[0-9a-f]{8}\.\w+\.tmp")
 _ABANDONED_S = 6 * 3600.0
 """A temporary folder that old was left behind by a process that died."""
 
@@ -144,7 +146,7 @@ def _scan(folder: Path) -> Iterator[Stored]:
     for item in items:
         # An entry may go while it is looked at.
         with contextlib.suppress(OSError):
-            if item.is_dir(follow_symlinks=False):
+            if _OURS.fullmatch(item.name) and item.is_dir(follow_symlinks=False):
                 used = item.stat(follow_symlinks=False).st_mtime
                 size = sum(file.stat(follow_symlinks=False).st_size for file in os.scandir(item.path))
                 yield Stored(name=item.name, bytes=size, used=used, path=Path(item.path))

@@ -104,6 +104,8 @@ def test_items_are_bitwise_what_they_are_without_a_cache(way, augment, tmp_path)
         assert len(different) == 4 * len(plain)
     if way in ("colour", "repeated"):
         assert found[0].image.shape[0] == 3
+        stored = usage.entries(tmp_path / "c")[0].path / "image.npy"
+        assert np.load(stored).shape[0] == (3 if way == "colour" else 1)
     assert plain.contents == found.contents
 
 
@@ -492,6 +494,18 @@ def test_a_folder_that_is_not_ours_is_refused_and_left_alone(tmp_path):
         CaseCache.open(CacheConfig(folder=tmp_path / "file"))
 
 
+def test_only_what_looks_like_an_entry_is_ever_removed(tmp_path):
+    ran(dataset(classes(tmp_path / "d"), open_cache(tmp_path / "c")))
+    (tmp_path / "c/entries/mine").mkdir()
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "c/entries" / ("0" * 40)).symlink_to(tmp_path / "elsewhere")
+    assert usage.clear(tmp_path / "c").entries == 4
+    assert {p.name for p in (tmp_path / "c/entries").iterdir()} == {"mine", "0" * 40}
+    (tmp_path / "user/entries" / ("1" * 40)).mkdir(parents=True)
+    with pytest.raises(StorageError, match="not a cache of medtl"):
+        CaseCache.open(CacheConfig(folder=tmp_path / "user"))
+
+
 def test_a_folder_that_cannot_be_written_is_survived(tmp_path, monkeypatch):
     def refuse(*_, **__):
         raise PermissionError(13, "Permission denied", str(tmp_path))
@@ -538,6 +552,7 @@ print(hash(0), data._disk.hits + data._disk.made, data[0].image.sum().item(), le
 """
 
 
+@pytest.mark.slow
 def test_two_processes_share_what_they_make(tmp_path):
     labels = series(tmp_path / "d", 6)
     go = tmp_path / "go"

@@ -63,6 +63,31 @@ def test_size_both_times_and_inode_count(part, tmp_path, reads, settled, monkeyp
     assert reads == ["one", "one"]
 
 
+def test_a_stamp_is_size_times_and_inode(tmp_path):
+    (path, _) = files(tmp_path)
+    status = path.stat()
+    assert stamps.stamp(path) == (100, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
+    assert min(stamps.stamp(path)) > 0
+
+
+def test_a_file_that_changes_while_it_is_hashed_is_not_remembered(tmp_path, settled, monkeypatch):
+    (path, _) = files(tmp_path)
+    original = stamps._sha256
+
+    def hashed(file):
+        found = original(file)
+        file.write_bytes(b"longer than it was before" * 100)
+        return found
+
+    base = Stamps(tmp_path / "s.sqlite", b"key")
+    with monkeypatch.context() as patch:
+        patch.setattr(stamps, "_sha256", hashed)
+        assert not base.snapshot([path]).holds()
+    assert base._known(base._names([path])) == {}
+    base.snapshot([path])
+    assert len(base._known(base._names([path]))) == 1
+
+
 def test_a_file_that_was_just_written_is_not_remembered(tmp_path, reads, monkeypatch):
     paths = files(tmp_path)
     base = Stamps(tmp_path / "s.sqlite", b"key")

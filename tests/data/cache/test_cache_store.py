@@ -181,12 +181,12 @@ def test_if_another_process_was_faster_its_entry_counts(tmp_path, monkeypatch):
 
 def test_what_a_dead_process_left_is_swept(tmp_path):
     store(tmp_path / "c")
-    for name, age in ((".dead.tmp", 7 * 3600), (".alive.tmp", 60)):
+    for name, age in ((".deadbeef.x1.tmp", 7 * 3600), (".deadbeef.y2.tmp", 60)):
         folder = tmp_path / "c" / "entries" / name
         folder.mkdir()
         os.utime(folder, (time.time() - age,) * 2)
     store(tmp_path / "c")
-    assert [p.name for p in (tmp_path / "c" / "entries").iterdir()] == [".alive.tmp"]
+    assert [p.name for p in (tmp_path / "c" / "entries").iterdir()] == [".deadbeef.y2.tmp"]
 
 
 def test_the_record_is_plain_json(tmp_path):
