@@ -87,6 +87,7 @@ def clear(
     ] = None,
     scans: Annotated[bool, typer.Option("--scans", help="Remembered scans as well: they hold identifiers.")] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    plugin: PluginOption = None,
     json: JsonOption = False,
     debug: DebugOption = False,
 ) -> None:
@@ -95,6 +96,7 @@ def clear(
     from medtl_monai.data.cache import usage
     from medtl_monai.data.cache.places import STAMPS, is_cache, scans_folder
 
+    load_host(plugin)
     place, _ = _place(CacheConfig(folder=folder))
     days = older_than or 0.0
     _confirm(place, scans, older_than, yes)
