@@ -14,7 +14,7 @@ from medtl_monai.config import CacheConfig
 from medtl_monai.data.cache.entry import Damaged, Entry
 from medtl_monai.data.cache.key import entry_key
 from medtl_monai.data.cache.places import STAMPS, choose_folder, make_folder
-from medtl_monai.data.cache.sources import source_facts, source_files
+from medtl_monai.data.cache.sources import has_problem, source_facts, source_files
 from medtl_monai.data.cache.stamps import Snapshot, Stamps
 from medtl_monai.data.cache.store import Store
 from medtl_monai.data.cases import Case, CaseTable
@@ -22,7 +22,6 @@ from medtl_monai.data.grid import Grid
 from medtl_monai.data.identity import load_key
 from medtl_monai.data.pipeline import Preprocessing
 from medtl_monai.data.prepared import Prepared
-from medtl_monai.dicom import Series
 from medtl_monai.dicom.description import Description
 from medtl_monai.errors import DataError, StorageError
 
@@ -91,7 +90,7 @@ class CaseCache:
             DataError: A file changes again and again while it is read, or what ``make`` raises.
             DicomError: What ``make`` raises.
         """
-        if not _usable(case):
+        if has_problem(case):
             return make(), ""
         for _ in range(_TRIES):
             snapshot = self._snapshot(case)
@@ -141,11 +140,6 @@ class CaseCache:
             return self._stamps.snapshot(source_files(case))
         except OSError:
             return None
-
-
-def _usable(case: Case) -> bool:
-    """Whether nothing is known against the case: its error is to be raised even if the cache has its voxels."""
-    return case.problem is None and not (isinstance(case.image, Series) and case.image.problem is not None)
 
 
 def _unusable(why: str) -> str:

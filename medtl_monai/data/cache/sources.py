@@ -28,6 +28,11 @@ def source_files(case: Case) -> tuple[Path, ...]:
     return (*image_files(case), *((case.target,) if isinstance(case.target, Path) else ()))
 
 
+def has_problem(case: Case) -> bool:
+    """Whether something is known against the case: its error is to be raised even if the cache has its voxels."""
+    return case.problem is not None or (isinstance(case.image, Series) and case.image.problem is not None)
+
+
 def source_facts(table: CaseTable, case: Case) -> dict[str, Any]:
     """Return what, beside the files' bytes, decides how the image and the mask are read; plain values.
 

@@ -44,6 +44,7 @@ class Store:
         # File systems keep coarser time than this.
         self._started = time.time() - 1.0
         self._touched: dict[str, float] = {}
+        self._sound: set[tuple[str, int, int]] = set()
         self._size = 0
         self._counted = float("-inf")
         sweep(folder)
@@ -54,7 +55,7 @@ class Store:
         if not folder.is_dir():
             return None
         try:
-            entry = Entry(folder)
+            entry = Entry(folder, self._sound)
         except Damaged:
             remove(Stored(name=key, bytes=0, used=0.0, path=folder))
             return None

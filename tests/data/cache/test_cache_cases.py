@@ -1,4 +1,4 @@
-"""A hit decodes nothing; whatever decides an entry, changed, is a miss; items are what they are without a cache."""
+"""A hit decodes nothing, nothing stale is served, and items are what they are without a cache."""
 
 import dataclasses
 import os
@@ -13,21 +13,15 @@ import pytest
 import torch
 from helpers_cache import classes, dataset, masks, open_cache, ran, series
 from helpers_data import nifti_study, noise, write_csv, write_nifti
-from helpers_dicom import Recipe, instance, put_pixels, save
+from helpers_dicom import instance, put_pixels, save
 from pydicom.uid import generate_uid
 
-from medtl_monai.config import CacheConfig
 from medtl_monai.data import dataset as dataset_module
-from medtl_monai.data.cache import key as key_module
-from medtl_monai.data.cache import places, usage
-from medtl_monai.data.cache.cases import CaseCache
-from medtl_monai.data.cache.sources import source_facts, source_files
+from medtl_monai.data.cache import usage
 from medtl_monai.data.cases import CaseTable
 from medtl_monai.data.dataset import Draw
-from medtl_monai.dicom import scan
 from medtl_monai.dicom.pixels import FrameReader
-from medtl_monai.dicom.select import Rules
-from medtl_monai.errors import DataError, StorageError
+from medtl_monai.errors import DataError
 from medtl_monai.specs import InputSpec
 
 SPEC_2D = InputSpec(spatial_dims=2, divisible_by=(4, 4))
@@ -207,136 +201,6 @@ def test_a_changed_mask_is_read_again(tmp_path, settled):
     equal(now[1], dataset(labels, None, "mask")[1])
 
 
-PARAMETERS = [
-    {"spacing_mm": [1.0, 1.0, 2.5]},
-    {"size": [16, 16, 16]},
-    {"clip": [-900, 500]},
-    {"normalise": "minmax"},
-    {"orientation": "LPS"},
-    {"on_gap": "interpolate"},
-]
-
-
-@pytest.mark.parametrize("change", PARAMETERS, ids=lambda c: next(iter(c)))
-def test_a_changed_parameter_is_a_miss(change, tmp_path):
-    labels = series(tmp_path / "d")
-    cache = open_cache(tmp_path / "c")
-    assert ran(dataset(labels, cache)) == (0, 4)
-    assert ran(dataset(labels, cache, **change)) == (0, 4)
-    assert ran(dataset(labels, cache)) == (4, 0)
-    assert ran(dataset(labels, cache, **change)) == (4, 0)
-
-
-def test_the_unit_that_is_converted_to_is_a_parameter(tmp_path):
-    data = dataset(series(tmp_path / "d"), None)
-    plan = data.preprocessing
-    other = dataclasses.replace(plan, intensity=dataclasses.replace(plan.intensity, unit="SUVbw"))
-    assert key_module.parameters(plan) != key_module.parameters(other)
-
-
-def test_structures_and_ignored_label_are_parameters(tmp_path):
-    labels = masks(tmp_path / "d")
-    cache = open_cache(tmp_path / "c")
-    data = dataset(labels, cache, "mask", patch_size=[8, 8, 8])
-    assert ran(data) == (0, 3)
-    for change in ({"ignore": 2}, {"structures": ("x", "y", "z")}, {"segments": {"x": 1}}):
-        scheme = dataclasses.replace(data.table.scheme, **change)
-        data.table = dataclasses.replace(data.table, scheme=scheme)
-        data._keys, data._read = {}, set()
-        data._mapped.clear()
-        assert ran(data) == (0, 3), change
-
-
-def test_notes_and_kind_of_target_are_no_parameters(tmp_path):
-    cache = open_cache(tmp_path / "c")
-    labels = classes(tmp_path / "d")
-    assert ran(dataset(labels, cache)) == (0, 4)
-    write_csv(labels, [{"image": f"img/{n}.nii.gz", "y": y} for n, y in enumerate("1234")])
-    data = dataset(labels, cache, "number")
-    data.preprocessing = dataclasses.replace(data.preprocessing, notes=("another remark",))
-    assert ran(data) == (4, 0)
-    assert data[2].target.tolist() == [3.0]
-
-
-@pytest.mark.parametrize("what", ["versions", "code_fingerprint", "LAYOUT"])
-def test_another_version_is_a_miss(what, tmp_path, monkeypatch):
-    labels = classes(tmp_path / "d")
-    ran(dataset(labels, open_cache(tmp_path / "c")))
-    assert ran(dataset(labels, open_cache(tmp_path / "c"))) == (4, 0)
-    other = {"versions": lambda: {"torch": "other"}, "code_fingerprint": lambda: "other", "LAYOUT": 2}[what]
-    monkeypatch.setattr(key_module, what, other)
-    assert ran(dataset(labels, open_cache(tmp_path / "c"))) == (0, 4)
-
-
-def test_versions_name_what_touches_voxels():
-    found = key_module.versions()
-    assert found["torch"] == torch.__version__
-    assert {"medtl-monai", "monai", "numpy", "pydicom", "nibabel", "scipy", "python-gdcm", "pyjpegls"} <= set(found)
-    assert len(key_module.code_fingerprint()) == 64
-
-
-def parts_of(folder):
-    """Write one series of two echoes; return a table with a case for each."""
-    study, uid = generate_uid(), generate_uid()
-    for n in range(2):
-        Recipe(
-            study=study, series=uid, prefix=f"e{n}", slices=6, rows=12, columns=10, offset=7 * n,
-            edit=lambda ds, _, n=n: setattr(ds, "EchoTime", 10 * n + 5),
-        ).write(folder / "s")  # fmt: skip
-    return scan(folder / "s").series
-
-
-def test_parts_and_frames_of_one_set_of_files_are_different_entries(tmp_path):
-    first, second = parts_of(tmp_path)
-    data = dataset(series(tmp_path / "d"), None)
-    case = data.cases[0]
-    facts = [
-        source_facts(data.table, dataclasses.replace(case, image=image))
-        for image in (
-            first,
-            second,
-            dataclasses.replace(first, slices=first.slices[:-1]),
-            dataclasses.replace(first, slices=tuple(reversed(first.slices))),
-            dataclasses.replace(first, notes=("1 localizer was left out",)),
-            dataclasses.replace(first, derived=True),
-        )
-    ]
-    keys = {key_module.entry_key(b"secret", ["same"] * 6, each, data.preprocessing) for each in facts}
-    assert len(keys) == len(facts)
-
-
-def test_a_scan_older_than_the_bytes_does_not_lend_them_its_geometry(tmp_path):
-    """Headers were scanned, then the file changed: old geometry with new bytes must not become anybody's entry."""
-    data = dataset(series(tmp_path / "d"), None)
-    case = data.cases[0]
-    item = case.image.slices[0]
-    plane = dataclasses.replace(item.header.planes[0], slope=2.0)
-    for change in ({"planes": (plane,)}, {"padding": (1, 1)}, {"units": "BQML"}):
-        other = dataclasses.replace(item, header=dataclasses.replace(item.header, **change))
-        image = dataclasses.replace(case.image, slices=(other, *case.image.slices[1:]))
-        changed = dataclasses.replace(case, image=image)
-        assert source_facts(data.table, changed) != source_facts(data.table, case), change
-
-
-def test_moved_and_renamed_files_are_hits(tmp_path):
-    cache = open_cache(tmp_path / "c")
-    labels = series(tmp_path / "d")
-    assert ran(dataset(labels, cache)) == (0, 4)
-    (tmp_path / "d/studies/s2").rename(tmp_path / "d/studies/moved")
-    assert ran(dataset(labels, cache)) == (4, 0)
-
-
-def test_facts_hold_neither_names_nor_identifiers(tmp_path):
-    data = dataset(series(tmp_path / "d"), None)
-    case = data.cases[0]
-    text = repr(source_facts(data.table, case))
-    image = case.image
-    for secret in (image.study_instance_uid, image.series_instance_uid, image.patient_id, image.files[0]):
-        assert secret
-        assert secret not in text
-    assert len(source_files(case)) == 6
-
-
 def test_a_known_problem_is_raised_even_if_the_voxels_are_there(tmp_path):
     labels = classes(tmp_path / "d")
     cache = open_cache(tmp_path / "c")
@@ -346,15 +210,6 @@ def test_a_known_problem_is_raised_even_if_the_voxels_are_there(tmp_path):
     table = CaseTable(cases=cases, kind="class")
     with pytest.raises(DataError, match="two series could be it"):
         dataset_module.CaseDataset(table, table.ids, data.preprocessing, disk=cache)[0]
-
-
-def test_a_rule_that_refuses_the_series_now_is_heard(tmp_path):
-    recipe = Recipe(modality="CT", slope=1.0, intercept=0.0, slices=1, rows=9, columns=9).write(tmp_path / "s")
-    assert recipe.slices == 1
-    data = dataset(series(tmp_path / "d"), None)
-    case = data.cases[0]
-    few = dataclasses.replace(data.table, rules=Rules(min_slices=1))
-    assert source_facts(few, case) != source_facts(data.table, case)
 
 
 def test_a_file_that_changes_while_it_is_read(tmp_path):
@@ -479,62 +334,6 @@ def test_a_full_disk_is_survived_with_one_note(tmp_path, monkeypatch):
     assert cache.notes() == [
         "the cache of preprocessed images cannot be written (the disk is full): going on without it"
     ]
-
-
-def test_a_folder_that_is_not_ours_is_refused_and_left_alone(tmp_path):
-    (tmp_path / "photos").mkdir()
-    (tmp_path / "photos/holiday.jpg").write_bytes(b"1")
-    with pytest.raises(StorageError, match=r"photos: the folder is not empty, and it is not a cache of medtl"):
-        CaseCache.open(CacheConfig(folder=tmp_path / "photos"))
-    with pytest.raises(StorageError, match="not a cache of medtl, nothing was removed"):
-        usage.clear(tmp_path / "photos")
-    assert [p.name for p in (tmp_path / "photos").iterdir()] == ["holiday.jpg"]
-    (tmp_path / "file").write_bytes(b"1")
-    with pytest.raises(StorageError, match="the cache is not a folder"):
-        CaseCache.open(CacheConfig(folder=tmp_path / "file"))
-
-
-def test_only_what_looks_like_an_entry_is_ever_removed(tmp_path):
-    ran(dataset(classes(tmp_path / "d"), open_cache(tmp_path / "c")))
-    (tmp_path / "c/entries/mine").mkdir()
-    (tmp_path / "elsewhere").mkdir()
-    (tmp_path / "c/entries" / ("0" * 40)).symlink_to(tmp_path / "elsewhere")
-    assert usage.clear(tmp_path / "c").entries == 4
-    assert {p.name for p in (tmp_path / "c/entries").iterdir()} == {"mine", "0" * 40}
-    (tmp_path / "user/entries" / ("1" * 40)).mkdir(parents=True)
-    with pytest.raises(StorageError, match="not a cache of medtl"):
-        CaseCache.open(CacheConfig(folder=tmp_path / "user"))
-
-
-def test_a_folder_that_cannot_be_written_is_survived(tmp_path, monkeypatch):
-    def refuse(*_, **__):
-        raise PermissionError(13, "Permission denied", str(tmp_path))
-
-    monkeypatch.setattr(Path, "mkdir", refuse)
-    cache, note = CaseCache.open(CacheConfig(folder=tmp_path / "c"))
-    assert cache is None
-    assert "cannot be written" in note
-    assert str(tmp_path) not in note
-
-
-def test_where_the_cache_is(tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert places.choose_folder(CacheConfig()) == tmp_path / "medtl/volumes"
-    assert places.choose_folder(CacheConfig(enabled=False)) is None
-    monkeypatch.setenv("MEDTL_CACHE", str(tmp_path / "own"))
-    assert places.choose_folder(CacheConfig()) == tmp_path / "own"
-    assert places.choose_folder(CacheConfig(folder=tmp_path / "given")) == tmp_path / "given"
-    monkeypatch.setenv("MEDTL_CACHE", "off")
-    assert places.choose_folder(CacheConfig(folder=tmp_path / "given")) is None
-    monkeypatch.delenv("MEDTL_CACHE")
-    monkeypatch.setenv("XDG_CACHE_HOME", "relative")
-    assert places.default_folder() == Path.home() / ".cache/medtl/volumes"
-
-
-def test_scans_are_where_the_dicom_room_puts_them(tmp_path):
-    from medtl_monai.dicom.headers import index_path
-
-    assert index_path(tmp_path).parent == places.scans_folder()
 
 
 SCRIPT = """

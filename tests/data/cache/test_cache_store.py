@@ -96,8 +96,11 @@ def test_a_copied_cache_is_read_through_once_and_used(tmp_path, monkeypatch):
     monkeypatch.setattr(entries_module.zlib, "crc32", lambda data: sums.append(len(data)) or original(data))
     assert store(tmp_path / "c").find(key(1)) is not None
     assert len(sums) == 1  # entry.json's own
-    assert store(tmp_path / "copy").find(key(1)).open("image").tobytes() == ARRAY.tobytes()
+    copy = store(tmp_path / "copy")
+    assert copy.find(key(1)).open("image").tobytes() == ARRAY.tobytes()
     assert len(sums) == 4
+    assert copy.find(key(1)) is not None
+    assert len(sums) == 5
 
 
 def test_another_layout_is_a_miss(tmp_path, monkeypatch):
