@@ -9,7 +9,7 @@ from helpers_data import nifti_study, noise, write_csv, write_nifti
 from helpers_dicom import Recipe
 from pydicom.dataset import Dataset
 
-from medtl_monai.config import AugmentationConfig, CacheConfig, DataConfig, PreprocessingConfig
+from medtl_monai.config import AugmentationConfig, CacheConfig, DataConfig, PreprocessingConfig, SelectConfig
 from medtl_monai.data.augmentation import augmentation
 from medtl_monai.data.cache.cases import CaseCache
 from medtl_monai.data.cases import load_cases
@@ -61,11 +61,13 @@ def dataset(
     *,
     augment: bool = False,
     spec: InputSpec = SPEC,
+    select: dict[str, object] | None = None,
     **config: object,
 ) -> CaseDataset:
     """Return the data set of a table; ``studies`` beside it are used if they are there."""
     studies = labels.parent / "studies"
-    data = DataConfig(labels=labels, target=["y"], studies=studies if studies.exists() else None)
+    rules = SelectConfig(**(select or {}))
+    data = DataConfig(labels=labels, target=["y"], studies=studies if studies.exists() else None, select=rules)
     table = load_cases(data, kind)
     changes = PreprocessingConfig(**config)
     plan = plan_preprocessing(spec, changes, kind, [image_info(table, case, changes) for case in table])

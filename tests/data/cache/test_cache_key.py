@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import numpy as np
 import pytest
 import torch
 from helpers_cache import classes, dataset, masks, open_cache, ran, series
@@ -110,6 +111,32 @@ def test_parts_and_frames_of_one_set_of_files_are_different_entries(tmp_path):
     ]
     keys = {key_module.entry_key(b"secret", ["same"] * 6, each, data.preprocessing) for each in facts}
     assert len(keys) == len(facts)
+
+
+def test_two_echoes_of_the_same_files_folder_are_never_mixed_up(tmp_path):
+    rows = []
+    for n in range(4):
+        study, uid = generate_uid(), generate_uid()
+        for echo in range(2):
+            Recipe(
+                study=study, series=uid, prefix=f"e{echo}", slices=6, rows=12, columns=10, patient=f"P{n}",
+                edit=lambda ds, k, n=n, echo=echo: (
+                    setattr(ds, "EchoTime", 10 * echo + 5),
+                    setattr(ds, "PixelData", np.random.default_rng([n, echo, k]).bytes(240)),
+                ),
+            ).write(tmp_path / f"d/studies/s{n}")  # fmt: skip
+        rows.append({"StudyInstanceUID": study, "y": "ab"[n % 2]})
+    labels = write_csv(tmp_path / "d/labels.csv", rows)
+    cache = open_cache(tmp_path / "c")
+    images = {}
+    for part in ("EchoTime 5", "EchoTime 15"):
+        data = dataset(labels, cache, select={"part": part})
+        assert ran(data) == (0, 4)
+        again = dataset(labels, cache, select={"part": part})
+        assert ran(again) == (4, 0)
+        images[part] = again[0].image
+        assert torch.equal(images[part], dataset(labels, None, select={"part": part})[0].image)
+    assert not torch.equal(*images.values())
 
 
 def test_a_scan_older_than_the_bytes_does_not_lend_them_its_geometry(tmp_path):
