@@ -7,7 +7,7 @@ import pytest
 import torch
 from helpers_cache import classes, dataset, masks, open_cache, ran, series
 from helpers_data import write_csv
-from helpers_dicom import Recipe
+from helpers_dicom import Recipe, write_enhanced
 from pydicom.uid import generate_uid
 
 from medtl_monai.data.cache import key as key_module
@@ -111,6 +111,19 @@ def test_parts_and_frames_of_one_set_of_files_are_different_entries(tmp_path):
     ]
     keys = {key_module.entry_key(b"secret", ["same"] * 6, each, data.preprocessing) for each in facts}
     assert len(keys) == len(facts)
+
+
+def test_frames_of_one_file_are_different_entries(tmp_path):
+    write_enhanced(tmp_path / "s", Recipe(), [3, 0, 5, 1, 4, 2])
+    (image,) = scan(tmp_path / "s").series
+    data = dataset(series(tmp_path / "d"), None)
+    chosen = (image.slices, image.slices[:3], image.slices[3:], tuple(reversed(image.slices)))
+    facts = [
+        repr(source_facts(data.table, dataclasses.replace(data.cases[0], image=dataclasses.replace(image, slices=s))))
+        for s in chosen
+    ]
+    assert len(set(facts)) == 4
+    assert {item.header.path for item in image.slices} == {"enhanced"}
 
 
 def test_two_echoes_of_the_same_files_folder_are_never_mixed_up(tmp_path):
