@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from medtl_monai.config import FLAGS, RunConfig, load_config
+from medtl_monai.config import FLAGS, RunConfig, load_config, with_cache
 from medtl_monai.errors import ConfigError, did_you_mean
 from medtl_monai.host import Host
 
@@ -52,13 +52,21 @@ class Run:
 
         return TrainedRun(self.path, self._host(), device=device)
 
-    def evaluate(self, part: Part = "test", *, device: str = "auto") -> Evaluation:
-        """Measure the run on a part of its cases and store the result in it."""
+    def evaluate(self, part: Part = "test", *, device: str = "auto", cache: bool | None = None) -> Evaluation:
+        """Measure the run on a part of its cases and store the result in it.
+
+        Args:
+            part: ``"train"``, ``"val"`` or ``"test"``.
+            device: Where to compute.
+            cache: Whether to use the cache of preprocessed images; None as in training.
+        """
         from medtl_monai.evaluation.evaluate import evaluate
         from medtl_monai.outputs.evaluation import write_evaluation
+        from medtl_monai.training.places import locate
         from medtl_monai.training.reporter import Silent
 
-        result = evaluate(self.model(device=device), Silent(), part=part)
+        model = self.model(device=device)
+        result = evaluate(model, Silent(), part=part, config=with_cache(locate(model.folder), cache))
         write_evaluation(self.path, result)
         return result
 

@@ -278,6 +278,17 @@ class TrainingConfig(_Section):
     """Ask torch for repeatable algorithms."""
 
 
+class CacheConfig(_Section):
+    """Preprocessed images on this machine's disk: each is decoded once, for all runs that prepare it alike."""
+
+    enabled: bool = True
+    """false: keep preprocessed images in memory only."""
+    folder: Path | None = None
+    """Where they are. Default: MEDTL_CACHE, else ``~/.cache/medtl/volumes``. Not stored in the run folder."""
+    max_gib: float = Field(50.0, gt=0)
+    """Largest size; what was used longest ago goes first. Never more than half of the free disk."""
+
+
 class RunConfig(_Section):
     """Everything that defines a run."""
 
@@ -287,6 +298,7 @@ class RunConfig(_Section):
     augmentation: AugmentationConfig = AugmentationConfig()
     model: ModelConfig = ModelConfig()
     training: TrainingConfig = TrainingConfig()
+    cache: CacheConfig = CacheConfig()
     plugins: list[Path] = []
     """One-file plugins to load."""
     out: Path | None = None
@@ -315,6 +327,7 @@ FLAGS = {
     "workers": "training.workers",
     "augment": "augmentation.enabled",
     "tune": "training.tune",
+    "cache": "cache.enabled",
     "out": "out",
 }
 """Short names, on the command line and in Python, for the keys used most."""
@@ -358,6 +371,13 @@ def validate(tree: Mapping[str, Any], *, where: str = "") -> RunConfig:
             where=where,
             mend="Run 'medtl config --schema' for every key and its type",
         ) from None
+
+
+def with_cache(config: RunConfig, cache: bool | None) -> RunConfig:
+    """Return the configuration of a run with the cache switched on or off; None leaves it as the run was started."""
+    if cache is None:
+        return config
+    return config.model_copy(update={"cache": config.cache.model_copy(update={"enabled": cache})})
 
 
 def parse_set(items: list[str]) -> dict[str, Any]:

@@ -14,6 +14,7 @@ def own_user_folder(tmp_path_factory):
             "MEDTL_PLUGINS",
             "MEDTL_BLOCK",
             "MEDTL_STRICT",
+            "MEDTL_CACHE",
         ):
             patch.delenv(name, raising=False)
         yield

@@ -15,6 +15,7 @@ COMMANDS: dict[str, str] = {
     "train": "Train a backbone and a head on labelled studies.",
     "evaluate": "Measure a run on cases it has not learnt from.",
     "predict": "Apply a run to new studies.",
+    "cache": "Show the preprocessed images and scans on this disk, or remove them.",
     "runs": "List the runs below a folder.",
     "key": "Show, export or import the key of case ids, which a team shares.",
     "config": "Print the resolved configuration, or its schema.",

@@ -12,6 +12,7 @@ from medtl_monai.cli.options import DebugOption, JsonOption, PluginOption, Redac
 from medtl_monai.cli.output import print_json, print_table
 from medtl_monai.cli.settings import host_for
 from medtl_monai.cli.terminal import hide, hide_paths
+from medtl_monai.config import with_cache
 
 app = typer.Typer(add_completion=False)
 
@@ -25,6 +26,7 @@ def evaluate(
     dataset: Annotated[Path | None, typer.Option(help="Where the data set is now, if it moved.")] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps or auto.")] = "auto",
     redact_paths: RedactOption = False,
+    cache: Annotated[bool | None, typer.Option("--cache/--no-cache", help="Preprocessed images on disk.")] = None,
     plugin: PluginOption = None,
     json: JsonOption = False,
     debug: DebugOption = False,
@@ -38,7 +40,7 @@ def evaluate(
     from medtl_monai.training.trained import TrainedRun
 
     hide(studies, labels, dataset)
-    config = locate(RunFolder.open(run), studies=studies, labels=labels, dataset=dataset)
+    config = with_cache(locate(RunFolder.open(run), studies=studies, labels=labels, dataset=dataset), cache)
     hide_paths(config.data.model_dump())
     host = host_for(config, plugin)
     with closing_bars(RichReporter()) as reporter:

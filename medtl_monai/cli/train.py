@@ -14,9 +14,12 @@ from medtl_monai.cli.options import DebugOption, JsonOption, PluginOption, Redac
 from medtl_monai.cli.output import print_json, print_note
 from medtl_monai.cli.settings import ConfigArgument, SetOption, build_config, host_for, merge
 from medtl_monai.cli.terminal import hide, hide_paths
+from medtl_monai.config import with_cache
 from medtl_monai.errors import ConfigError
 
 app = typer.Typer(add_completion=False)
+
+_PLACES = ("studies", "labels", "dataset")
 
 
 @app.command()
@@ -46,6 +49,7 @@ def train(
     workers: Annotated[int | None, typer.Option(help="Data-loading processes.")] = None,
     augment: Annotated[bool | None, typer.Option("--augment/--no-augment", help="Random changes.")] = None,
     tune: Annotated[bool | None, typer.Option("--tune/--no-tune", help="Probe memory format and precision.")] = None,
+    cache: Annotated[bool | None, typer.Option("--cache/--no-cache", help="Preprocessed images on disk.")] = None,
     sets: SetOption = None,
     resume: Annotated[Path | None, typer.Option(metavar="RUN", help="Go on with an interrupted run.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be done; train nothing.")] = False,
@@ -59,7 +63,7 @@ def train(
         "dataset": dataset, "studies": studies, "labels": labels, "target": target, "key": key, "image": image,
         "group_by": group_by, "split": split, "backbone": backbone, "weights": weights, "head": head, "policy": policy,
         "out": out, "epochs": epochs, "batch_size": batch_size, "lr": lr, "patience": patience, "seed": seed,
-        "device": device, "workers": workers, "augment": augment, "tune": tune,
+        "device": device, "workers": workers, "augment": augment, "tune": tune, "cache": cache,
     }  # fmt: skip
     if resume is not None:
         _resume(resume, flags, sets, plugin, json=json)
@@ -94,16 +98,14 @@ def _resume(
     from medtl_monai.training.places import locate
     from medtl_monai.training.train import resume as resume_run
 
-    changed = [
-        name for name, value in flags.items() if value is not None and name not in ("studies", "labels", "dataset")
-    ]
+    changed = [name for name, value in flags.items() if value is not None and name not in (*_PLACES, "cache")]
     if changed or sets:
         names = ", ".join([f"--{name.replace('_', '-')}" for name in changed] + (["--set"] if sets else []))
         mend = "Resume it as it was started, or start a new run"
         raise ConfigError(f"{names} would change the run", where="--resume", mend=mend)
-    places = {name: flags[name] for name in ("studies", "labels", "dataset")}
+    places = {name: flags[name] for name in _PLACES}
     hide(*places.values())
-    settings = locate(RunFolder.open(path), **places)
+    settings = with_cache(locate(RunFolder.open(path), **places), flags["cache"])
     hide_paths(settings.data.model_dump())
     with _resumable(path), closing_bars(RichReporter()) as reporter:
         resume_run(path, host_for(settings, plugin), reporter, config=settings)

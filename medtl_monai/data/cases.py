@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,17 +19,19 @@ from medtl_monai.data.case import Case, fingerprints, folder_of
 from medtl_monai.data.channels import name_channels, stack
 from medtl_monai.data.grouping import group_rows, refuse_rare_classes
 from medtl_monai.data.identity import load_key, pseudonym
-from medtl_monai.data.inputs import MEND_INPUTS, MEND_SELECT, Inputs, choose_inputs
+from medtl_monai.data.inputs import MEND_INPUTS, MEND_SELECT, Input, Inputs, choose_inputs
 from medtl_monai.data.join import Joined, Source, find_images, join_dicom, join_nifti
 from medtl_monai.data.layouts import open_dataset, with_manifest
 from medtl_monai.data.mask_survey import survey_masks
 from medtl_monai.data.masks import Labels, MaskScheme, read_mask
-from medtl_monai.data.nifti import is_nifti, read_nifti
+from medtl_monai.data.nifti import is_nifti, nifti_grid, read_nifti
 from medtl_monai.data.scanning import scan_studies
 from medtl_monai.data.table import Row, Table, read_table
 from medtl_monai.data.target_info import target_info
 from medtl_monai.data.targets import Targets, read_targets
 from medtl_monai.dicom import Series, Study, Volume, read_volume
+from medtl_monai.dicom.description import Description, describe
+from medtl_monai.dicom.geometry import ChannelInfo
 from medtl_monai.errors import ConfigError, DataError, MedtlError, did_you_mean
 from medtl_monai.specs import TargetInfo, TargetKind
 
@@ -41,6 +44,8 @@ PARTS: tuple[Part, ...] = ("train", "val", "test")
 TABLE_SUFFIX = ".csv"
 
 OnGap = Literal["error", "interpolate", "split"]
+Units = str | Mapping[str, str | None] | None
+"""A unit to convert to while reading, or one for each input by its name."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -117,9 +122,7 @@ class CaseTable:
         }
         return {name: ids for name, ids in found.items() if ids}
 
-    def read_volume(
-        self, case: Case, *, on_gap: OnGap = "error", units: str | Mapping[str, str | None] | None = None
-    ) -> Volume:
+    def read_volume(self, case: Case, *, on_gap: OnGap = "error", units: Units = None) -> Volume:
         """Read the image of a case; of several, all on the grid of the first.
 
         Args:
@@ -146,20 +149,51 @@ class CaseTable:
                 raise DataError("the case has no image", mend=MEND_SELECT)
             return name_channels(volume, self.inputs.names)
 
-    def _read(self, case: Case, n: int, on_gap: OnGap, units: str | Mapping[str, str | None] | None) -> Volume | None:
+    def _read(self, case: Case, n: int, on_gap: OnGap, units: Units) -> Volume | None:
         source, item = case.sources[n], self.inputs.items[n]
-        unit = units if units is None or isinstance(units, str) else units.get(item.name)
         if source is None:
             return None
         if isinstance(source, Path):
             return read_nifti(source, where=item.name or "image", channels=len(self.inputs.channels) or 1)
-        try:
-            return read_volume(source, select=item.rules, on_gap=on_gap, units=unit)
-        except MedtlError as error:
-            if not item.name:
-                raise
-            where = f"{item.name}, {error.where}" if error.where else item.name
-            raise type(error)(error.what, where=where, mend=error.mend) from error
+        with _at(item.name):
+            return read_volume(source, select=item.rules, on_gap=on_gap, units=_unit(units, item))
+
+    def describe_image(self, case: Case, *, on_gap: OnGap = "error", units: Units = None) -> Description:
+        """Say what :meth:`read_volume` would return, from headers alone; whether images fit each other is not checked.
+
+        Raises:
+            DataError: If a NIfTI image cannot be used.
+            DicomError: If a series does not make a volume, as far as headers tell.
+        """
+        with _named(case):
+            if case.problem is not None:
+                raise case.problem
+            described = [self._describe(case, n, on_gap, units) for n in range(len(self.inputs.items))]
+        first = described[0]
+        if first is None:
+            raise DataError("the case has no image", where=f"case {case.case_id}", mend=MEND_SELECT)
+        names = self.inputs.names
+        sources = described if self.inputs.several else [first] * len(names)
+        if len(names) != (len(described) if self.inputs.several else first.channels):
+            return first
+        info = tuple(
+            ChannelInfo(name=name, filled=True)
+            if source is None
+            else ChannelInfo(name=name, modality=source.modality, unit=source.unit)
+            for name, source in zip(names, sources, strict=True)
+        )
+        return dataclasses.replace(first, channels=len(info), channel_info=info)
+
+    def _describe(self, case: Case, n: int, on_gap: OnGap, units: Units) -> Description | None:
+        source, item = case.sources[n], self.inputs.items[n]
+        if source is None:
+            return None
+        if isinstance(source, Path):
+            channels = len(self.inputs.channels) or 1
+            shape, affine = nifti_grid(source, where=item.name or "image", channels=channels)
+            return Description(shape=shape, affine=affine, channels=channels)
+        with _at(item.name):
+            return describe(source, select=item.rules, on_gap=on_gap, units=_unit(units, item))
 
     def read_target(
         self, case: Case, volume: Volume, notes: list[str] | None = None
@@ -179,13 +213,17 @@ class CaseTable:
             DataError: If a mask does not fit its image or holds unknown values.
             DicomError: If a DICOM SEG or RTSTRUCT cannot be placed on the image.
         """
-        if case.target is None or isinstance(case.target, int):
-            return case.target
-        if isinstance(case.target, tuple):
-            return np.asarray(case.target, np.float32)
+        if not isinstance(case.target, Path):
+            return self.label(case)
         with _named(case):
             scheme = self.scheme or MaskScheme(structures=())
             return read_mask(case.target, volume, scheme, where="mask", notes=notes)
+
+    def label(self, case: Case) -> int | NDArray[np.float32] | None:
+        """Return the target of a case that is no mask, see :meth:`read_target`; None for a mask."""
+        if isinstance(case.target, tuple):
+            return np.asarray(case.target, np.float32)
+        return None if isinstance(case.target, Path) else case.target
 
 
 def load_cases(config: DataConfig, kind: TargetKind, *, classes: Sequence[str] | None = None) -> CaseTable:
@@ -458,16 +496,21 @@ def _first(images: Sequence[Source | None]) -> Source:
     return images[0]
 
 
-class _named:  # noqa: N801
-    """Put the case id in front of the place of an error raised inside."""
+@contextlib.contextmanager
+def _at(place: str) -> Iterator[None]:
+    """Put a place in front of that of an error raised inside; nothing if it is empty."""
+    try:
+        yield
+    except MedtlError as error:
+        if not place:
+            raise
+        where = f"{place}, {error.where}" if error.where else place
+        raise type(error)(error.what, where=where, mend=error.mend) from error
 
-    def __init__(self, case: Case) -> None:
-        self.case = case
 
-    def __enter__(self) -> None:
-        return None
+def _named(case: Case) -> contextlib.AbstractContextManager[None]:
+    return _at(f"case {case.case_id}")
 
-    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        if isinstance(error, MedtlError):
-            where = f"case {self.case.case_id}" + (f", {error.where}" if error.where else "")
-            raise type(error)(error.what, where=where, mend=error.mend) from error
+
+def _unit(units: Units, item: Input) -> str | None:
+    return units if units is None or isinstance(units, str) else units.get(item.name)

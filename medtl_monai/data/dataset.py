@@ -1,12 +1,11 @@
-"""Preprocessed cases, kept in memory; every item is a pure function of what is asked for."""
+"""Preprocessed cases, kept on disk or in memory; every item is a pure function of what is asked for."""
 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import psutil
@@ -15,9 +14,11 @@ from torch import Tensor
 from torch.nn.functional import pad
 from torch.utils.data import Dataset
 
+from medtl_monai.data.cache.cases import CaseCache
 from medtl_monai.data.cases import Case, CaseTable
-from medtl_monai.data.patches import Foreground, choose_patch, find_foreground
+from medtl_monai.data.patches import choose_patch
 from medtl_monai.data.pipeline import Preprocessing
+from medtl_monai.data.prepared import Prepared, larger, prepare
 from medtl_monai.dicom.geometry import Volume
 from medtl_monai.errors import DataError
 from medtl_monai.modules import Batch
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
 
 MEMORY_SHARE = 0.5
 """Share of the memory free at the start that preprocessed cases may fill."""
+
+MAPPED = 32
+"""Cases that are mapped from disk at one time."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -51,25 +55,12 @@ class Sample:
         image: float32 ``[C, *S]``.
         target: int64 scalar, float32 ``[L]`` or int16 ``[*S]``; None in prediction.
         background: Value per channel that padding has.
-        filled: Channels that stand in for a missing image: 0 everywhere, in training too.
     """
 
     case_id: str
     image: Tensor
     target: Tensor | None
     background: tuple[float, ...] = ()
-    filled: tuple[int, ...] = ()
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class _Entry:
-    sample: Sample
-    foreground: Foreground
-
-    @property
-    def bytes(self) -> int:
-        tensors = [self.sample.image, self.sample.target]
-        return sum(t.nbytes for t in tensors if t is not None) + sum(v.nbytes for v in self.foreground.values())
 
 
 class CaseDataset(Dataset[Sample]):
@@ -77,15 +68,17 @@ class CaseDataset(Dataset[Sample]):
 
     ``dataset[Draw(i, seed)]`` is a training item: a random patch where images are larger than the patch size, then
     augmentation, both seeded by the draw alone. ``dataset[i]`` is the whole image without randomness. Each case is
-    preprocessed once and kept in memory as long as half of the memory free at the start suffices; the rest is read
-    again each time.
+    preprocessed once. With a disk cache it is then mapped from there, and a patch is read without the rest of the
+    image; what is not there is kept in memory as long as half of the memory free at the start suffices, and read again
+    each time beyond that. Items are equal bit by bit, wherever they come from.
 
     Args:
         table: Where cases come from.
         case_ids: Which of them, in order.
         preprocessing: What is done to them.
         augment: Random changes for draws with a seed, from :func:`medtl_monai.data.augmentation.augmentation`.
-        cache: Whether to keep preprocessed cases.
+        cache: Whether to keep preprocessed cases in memory.
+        disk: Where to keep them on disk; None for memory only.
     """
 
     def __init__(
@@ -96,6 +89,7 @@ class CaseDataset(Dataset[Sample]):
         *,
         augment: Compose | None = None,
         cache: bool = True,
+        disk: CaseCache | None = None,
     ) -> None:
         self.table = table
         self.cases = tuple(table[case_id] for case_id in case_ids)
@@ -108,18 +102,32 @@ class CaseDataset(Dataset[Sample]):
         self._budget = int(psutil.virtual_memory().available * MEMORY_SHARE) if cache else 0
         self._reading: Counter[str] = Counter()
         self._used = 0
-        self._cache: dict[int, _Entry] = {}
+        self._cache: dict[int, Prepared] = {}
         self._read: set[int] = set()
+        self._disk = disk
+        self._keys: dict[int, str] = {}
+        self._mapped: OrderedDict[int, Prepared] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self.cases)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A mapped array would be pickled with all its voxels; another process maps it itself.
+        return {**self.__dict__, "_mapped": OrderedDict()}
 
     def __getitem__(self, item: Draw | int) -> Sample:
         draw = item if isinstance(item, Draw) else Draw(item)
         if not 0 <= draw.case < len(self.cases):
             raise IndexError(draw.case)
-        entry = self._entry(draw.case)
-        return entry.sample if draw.seed is None else self._vary(entry, draw.seed)
+        prepared = self._prepared(draw.case)
+        image, mask = prepared.cut(None if draw.seed is None else self._window(prepared, draw.seed))
+        case = self.cases[draw.case]
+        target = mask if self.table.kind == "mask" else self._label(case)
+        if draw.seed is not None and self.augment is not None:
+            image, target = self._augmented(self.augment, image, target, draw.seed)
+            # Noise would tell training from prediction, where a missing image is zeros.
+            image[prepared.filled] = 0
+        return Sample(case_id=case.case_id, image=image, target=target, background=prepared.background)
 
     def prepare(self, progress: Callable[[int, int], None] | None = None) -> None:
         """Read every case once, so that a case that cannot be used is found before training starts.
@@ -133,11 +141,11 @@ class CaseDataset(Dataset[Sample]):
         """
         for n in range(len(self.cases)):
             if n not in self._read:
-                self._entry(n)
+                self._prepared(n)
             if progress is not None:
                 progress(n + 1, len(self.cases))
         self.notes = [f"{note} ({n} of {len(self.cases)} cases)" for note, n in sorted(self._reading.items())]
-        left = len(self.cases) - len(self._cache)
+        left = len(self.cases) - len(self._cache) - len(self._keys)
         if left and self._budget:
             self.notes.append(f"{left} of {len(self.cases)} cases do not fit in memory and are read again every time")
 
@@ -145,75 +153,82 @@ class CaseDataset(Dataset[Sample]):
         """Read the image of a case as this data set's preprocessing needs it."""
         return self.table.read_volume(case, on_gap=self.preprocessing.on_gap, units=self.preprocessing.units)
 
-    def _entry(self, n: int) -> _Entry:
+    @property
+    def bytes_in_memory(self) -> int:
+        """Memory that preprocessed cases take; those mapped from disk take none of their own."""
+        return self._used
+
+    def _prepared(self, n: int) -> Prepared:
         if n in self._cache:
             return self._cache[n]
-        entry = self._make(self.cases[n])
+        prepared = self._mapping(n)
+        if prepared is None:
+            prepared = self._fetch(n)
+        case_id = self.cases[n].case_id
+        if case_id not in self.contents:
+            self._reading.update(prepared.notes)
+        self.contents[case_id] = prepared.contents
         self._read.add(n)
-        if self._used + entry.bytes <= self._budget:
-            self._cache[n] = entry
-            self._used += entry.bytes
-        return entry
+        return prepared
 
-    def _make(self, case: Case) -> _Entry:
-        where = f"case {case.case_id}"
-        volume = self.volume(case)
-        notes = list(volume.notes)
-        target = self._target(case, volume, notes)
-        if case.case_id not in self.contents:
-            self._reading.update(set(notes))
-        self.contents[case.case_id] = _contents(volume)
-        image, background = self.preprocessing.image_and_background(volume, where=where)
-        foreground: Foreground = {}
-        patch = self.preprocessing.patch_size
-        if target is not None and target.ndim > 1 and patch and _larger(target, patch):
-            foreground = find_foreground(target.numpy(), self.table.ignore)
-        filled = tuple(n for n, info in enumerate(volume.channel_info) if info.filled)
-        sample = Sample(case_id=case.case_id, image=image, target=target, background=background, filled=filled)
-        return _Entry(sample=sample, foreground=foreground)
-
-    def _target(self, case: Case, volume: Volume, notes: list[str]) -> Tensor | None:
-        target = self.table.read_target(case, volume, notes)
-        if target is None:
+    def _mapping(self, n: int) -> Prepared | None:
+        """Return a case that was found on disk before; mapped again if that was long ago."""
+        key = self._keys.get(n)
+        if self._disk is None or key is None:
             return None
-        if isinstance(target, int):
-            return torch.tensor(target)
-        if self.table.kind == "mask":
-            return self.preprocessing.mask(volume, target.astype(np.int16, copy=False))
-        return torch.from_numpy(target)
+        prepared = self._mapped.get(n)
+        if prepared is None:
+            prepared = self._disk.reopen(key, self.preprocessing)
+        if prepared is None:
+            # Another run needed the room.
+            del self._keys[n]
+            return None
+        self._disk.touch(key)
+        self._remember(n, prepared)
+        return prepared
 
-    def _vary(self, entry: _Entry, seed: int) -> Sample:
-        sample = entry.sample
-        image, target = sample.image, sample.target
-        patch = self.preprocessing.patch_size
-        if patch is not None and _larger(image, patch):
-            window = choose_patch(tuple(image.shape[1:]), patch, entry.foreground, np.random.RandomState(seed))
-            image = image[(slice(None), *window)]
-            target = target[window] if target is not None else None
-        if self.augment is not None:
-            image, target = self._augmented(image, target, seed)
-            # Noise would tell training from prediction, where a missing image is zeros.
-            image[list(sample.filled)] = 0
-        return dataclasses.replace(sample, image=image, target=target)
+    def _remember(self, n: int, prepared: Prepared) -> None:
+        self._mapped[n] = prepared
+        self._mapped.move_to_end(n)
+        # Every mapping holds an open file, and a process may have some hundreds.
+        while len(self._mapped) > MAPPED:
+            self._mapped.popitem(last=False)
 
-    def _augmented(self, image: Tensor, target: Tensor | None, seed: int) -> tuple[Tensor, Tensor | None]:
-        if self.augment is None:
-            return image, target
-        self.augment.set_random_state(seed)
+    def _fetch(self, n: int) -> Prepared:
+        case = self.cases[n]
+        if self._disk is None:
+            prepared = self._make(case)
+        else:
+            prepared, key = self._disk.fetch(self.table, case, self.preprocessing, lambda: self._make(case))
+            if key:
+                self._keys[n] = key
+                self._remember(n, prepared)
+                return prepared
+        if self._used + prepared.bytes <= self._budget:
+            self._cache[n] = prepared
+            self._used += prepared.bytes
+        return prepared
+
+    def _make(self, case: Case) -> Prepared:
+        return prepare(self.volume(case), self.table, case, self.preprocessing)
+
+    def _label(self, case: Case) -> Tensor | None:
+        label = self.table.label(case)
+        return label if label is None else torch.as_tensor(label)
+
+    def _window(self, prepared: Prepared, seed: int) -> tuple[slice, ...] | None:
+        patch, shape = self.preprocessing.patch_size, tuple(prepared.image.shape[1:])
+        if patch is None or not larger(shape, patch):
+            return None
+        return choose_patch(shape, patch, prepared.foreground, np.random.RandomState(seed))
+
+    def _augmented(
+        self, augment: Compose, image: Tensor, target: Tensor | None, seed: int
+    ) -> tuple[Tensor, Tensor | None]:
+        augment.set_random_state(seed)
         has_mask = target is not None and self.table.kind == "mask"
-        # A copy: nothing that happens in augmentation may reach the cache.
-        data = {"image": image.clone(), **({"mask": target[None].clone()} if has_mask and target is not None else {})}
-        out = self.augment(data)
+        out = augment({"image": image, **({"mask": target[None]} if has_mask and target is not None else {})})
         return out["image"], out["mask"][0] if has_mask else target
-
-
-def _contents(volume: Volume) -> tuple[str, ...]:
-    """Return a hash of each named image that is there, or of the whole."""
-    info = volume.channel_info
-    images = [volume.array]
-    if len(info) > 1:
-        images = [volume.array[n] for n, channel in enumerate(info) if not channel.filled]
-    return tuple(hashlib.sha256(image.tobytes()).hexdigest() for image in images)
 
 
 def collate(samples: Sequence[Sample]) -> Batch:
@@ -247,7 +262,3 @@ def _padded(tensor: Tensor, size: Sequence[int], background: Sequence[float]) ->
     amounts = [n for extra in reversed(missing) for n in (extra // 2, extra - extra // 2)]
     channels = zip(tensor, background or (0.0,) * len(tensor), strict=True)
     return torch.stack([pad(channel, amounts, value=value) for channel, value in channels])
-
-
-def _larger(tensor: Tensor, patch: Sequence[int]) -> bool:
-    return any(have > wanted for have, wanted in zip(tensor.shape[-len(patch) :], patch, strict=True))

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
 from typing import Self
 
 from medtl_monai.config import PreprocessingConfig
 from medtl_monai.data.cases import Case, CaseTable
 from medtl_monai.data.grid import Grid
-from medtl_monai.data.nifti import nifti_grid
+from medtl_monai.dicom.description import Description
 from medtl_monai.dicom.geometry import Affine, ChannelInfo, Volume
 
 
@@ -36,8 +35,8 @@ class ImageInfo:
     channel_info: tuple[ChannelInfo, ...] = ()
 
     @classmethod
-    def of(cls, volume: Volume) -> Self:
-        """Describe a volume."""
+    def of(cls, volume: Volume | Description) -> Self:
+        """Describe a volume, or what its headers say of it."""
         return cls(
             shape=volume.shape,
             affine=volume.affine,
@@ -65,7 +64,7 @@ class ImageInfo:
 
 
 def image_info(table: CaseTable, case: Case, config: PreprocessingConfig | None = None) -> ImageInfo:
-    """Look at the image of a case: NIfTI headers, or DICOM series as a whole.
+    """Look at the headers of a case's image; nothing is decoded.
 
     Args:
         table: The case's table.
@@ -74,21 +73,12 @@ def image_info(table: CaseTable, case: Case, config: PreprocessingConfig | None 
 
     Raises:
         DataError: If a NIfTI image cannot be used.
-        DicomError: If a series does not make a volume.
+        DicomError: If a series does not make a volume, as far as headers tell.
     """
-    names = table.inputs.names
-    if isinstance(case.image, Path) and case.problem is None:
-        where, channels = (
-            f"case {case.case_id}, {names[0] if case.others else 'image'}",
-            len(table.inputs.channels) or 1,
-        )
-        shape, affine = nifti_grid(case.image, where=where, channels=channels)
-        gone = {n for n, source in enumerate(case.sources) if source is None}
-        info = tuple(ChannelInfo(name=name, filled=n in gone) for n, name in enumerate(names))
-        return ImageInfo(shape=shape, affine=affine, channels=len(names) or 1, channel_info=info)
     config = config or PreprocessingConfig()
+    names = table.inputs.names
     units = {name: convertible(_unit_of(config, name)) for name in names} if names else convertible(config.unit)
-    return ImageInfo.of(table.read_volume(case, on_gap=config.on_gap, units=units))
+    return ImageInfo.of(table.describe_image(case, on_gap=config.on_gap, units=units))
 
 
 def _unit_of(config: PreprocessingConfig, name: str) -> str | None:

@@ -7,6 +7,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from medtl_monai.data.cache.places import switched_off
 from medtl_monai.data.identity import load_key
 from medtl_monai.dicom import Memory, StudyIndex, index_path, scan
 from medtl_monai.errors import StorageError
@@ -26,13 +27,13 @@ def scan_studies(
         path: The data root, a zip archive, or one file.
         skip: Patterns of files to leave out.
         workers: Processes that parse headers; None takes one a core.
-        remember: Whether to use an index.
+        remember: Whether to use an index; ``MEDTL_CACHE=off`` says no for all.
 
     Raises:
         DicomError: ``path`` does not exist, or is an archive that may not be unpacked.
     """
     workers = workers or cores()
-    if remember and path.is_dir():
+    if remember and path.is_dir() and not switched_off():
         try:
             return scan(path, workers=workers, skip=skip, memory=Memory(index_path(path, skip), load_key()))
         except StorageError as error:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
+from pydicom.dataset import Dataset
 
 from medtl_monai.dicom import sop, stack
 from medtl_monai.dicom.geometry import FloatArray, Volume
@@ -132,14 +133,24 @@ def _is_cine(series: Series) -> bool:
 
 
 def _read(series: Series, rules: Rules, on_gap: OnGap, units: str | None, voi: bool) -> Volume:
+    require_readable(series, rules, on_gap)
+    volume = Assembly(series, on_gap, voi).volume()
+    return _in_units(volume, series, units)
+
+
+def require_readable(series: Series, rules: Rules, on_gap: OnGap) -> None:
+    """Refuse a series that is no single volume.
+
+    Raises:
+        DicomError: Naming the file.
+        ConfigError: ``on_gap`` is not known.
+    """
     if on_gap not in get_args(OnGap):
         mend = "Use 'error', 'interpolate' or 'split'"
         raise ConfigError(f"{on_gap!r} is not known", where="on_gap", mend=mend)
-    problem = _problem(series, rules)
+    problem = problem_of(series, rules)
     if problem is not None:
         raise problem
-    volume = _Assembly(series, on_gap, voi).volume()
-    return _in_units(volume, series, units)
 
 
 def refusal(series: Series, *, select: Mapping[str, Any] | Rules | None = None, on_gap: OnGap = "error") -> str:
@@ -154,7 +165,7 @@ def refusal(series: Series, *, select: Mapping[str, Any] | Rules | None = None, 
         The error's text, which names files relative to the data root.
     """
     rules = Rules.of(select)
-    problem = _problem(series, rules)
+    problem = problem_of(series, rules)
     if problem is None and series.volumetric:
         try:
             built = stack.build_stack((one_run(series, rules) if on_gap == "split" else series).slices)
@@ -164,7 +175,8 @@ def refusal(series: Series, *, select: Mapping[str, Any] | Rules | None = None, 
     return "" if problem is None else str(problem)
 
 
-def _problem(series: Series, rules: Rules) -> MedtlError | None:
+def problem_of(series: Series, rules: Rules) -> MedtlError | None:
+    """Return why a series cannot be read as one volume, before its geometry is looked at; None if nothing is wrong."""
     if series.problem is not None:
         return _again(series.problem)
     if is_stub(series, rules.min_slices):
@@ -203,7 +215,7 @@ def _again(error: MedtlError) -> MedtlError:
 
 
 @dataclasses.dataclass
-class _Assembly:
+class Assembly:
     """The making of one volume."""
 
     series: Series
@@ -213,22 +225,49 @@ class _Assembly:
     def volume(self) -> Volume:
         """Decode all slices into their places."""
         first = self.series.slices[0].header
-        self.notes = list(self.series.notes)
-        if self.series.derived:
-            self.notes.append("derived images")
-        built = self._stack(first)
-        array = self._decode(built, first)
+        built, shape = self.plan()
+        array = self._decode(built, first, shape)
         return Volume(
             array=array,
             affine=built.affine,
             modality=self.series.modality,
             unit="any" if self.voi else unit_of(first),
             geometry=built.geometry,
-            spacing_known=self.series.volumetric or stack.plane_of(self.series.slices[0]).spacing is not None,
+            spacing_known=self.spacing_known,
             notes=tuple(self.notes),
             series_uid=self.series.series_instance_uid,
             frame_of_reference=first.frame_of_reference,
         )
+
+    @property
+    def spacing_known(self) -> bool:
+        """Whether the file tells the pixel spacing."""
+        return self.series.volumetric or stack.plane_of(self.series.slices[0]).spacing is not None
+
+    def plan(self) -> tuple[Stack, tuple[int, ...]]:
+        """Find the grid, from headers alone.
+
+        Returns:
+            The grid, and the shape of the array that is filled: (k, j, i), for colour with the channels in front.
+
+        Raises:
+            DicomError: Slices are missing, do not lie on one line, or are too many for one array.
+        """
+        first = self.series.slices[0].header
+        self.notes = list(self.series.notes)
+        if self.series.derived:
+            self.notes.append("derived images")
+        built = self._stack(first)
+        form = first.format
+        colour = form.samples > 1 or form.photometric == "PALETTE COLOR"
+        shape = (3, built.count, form.rows, form.columns) if colour else (built.count, form.rows, form.columns)
+        if 4 * np.prod([float(n) for n in shape]) > MAX_VOLUME_BYTES:
+            raise DicomError(
+                f"the volume {shape} is larger than {MAX_VOLUME_BYTES / 2**30:.0f} GiB",
+                where=first.path,
+                mend="Split the series",
+            )
+        return built, shape
 
     def _stack(self, first: Header) -> Stack:
         if not self.series.volumetric:
@@ -254,16 +293,7 @@ class _Assembly:
         affine = stack.plane_affine(plane, step)
         return Stack(slices=tuple(self.series.slices), places=np.zeros(1), count=1, affine=affine)
 
-    def _decode(self, built: Stack, first: Header) -> FloatArray:
-        form = first.format
-        colour = form.samples > 1 or form.photometric == "PALETTE COLOR"
-        shape = (3, built.count, form.rows, form.columns) if colour else (built.count, form.rows, form.columns)
-        if 4 * np.prod([float(n) for n in shape]) > MAX_VOLUME_BYTES:
-            raise DicomError(
-                f"the volume {shape} is larger than {MAX_VOLUME_BYTES / 2**30:.0f} GiB",
-                where=first.path,
-                mend="Split the series",
-            )
+    def _decode(self, built: Stack, first: Header, shape: tuple[int, ...]) -> FloatArray:
         array = np.empty(shape, np.float32)
         self._fill(array, built, first)
         return array.swapaxes(-1, -3)
@@ -354,16 +384,33 @@ def _in_units(volume: Volume, series: Series, units: str | None) -> Volume:
     Raises:
         DicomError: The volume is in another unit.
     """
-    if units is None or units == "any" or units.lower() == volume.unit.lower():
+    reader = FrameReader(series.root)
+    factor = unit_factor(volume.unit, series, units, reader.dataset)
+    if factor is None:
         return volume
+    note = f"converted from {volume.unit} to SUVbw, factor {factor:.6g}"
+    return volume.replace(array=volume.array * np.float32(factor), unit="SUVbw", notes=(*volume.notes, note))
+
+
+def unit_factor(unit: str, series: Series, units: str | None, read: Callable[[Header], Dataset]) -> float | None:
+    """Return the factor that converts values to ``units``, which is SUVbw; None if they are in it already.
+
+    Args:
+        unit: The unit of the values.
+        series: The series they are of.
+        units: The unit they are wanted in; None takes what there is.
+        read: Reads the attributes of a file, which SUV needs.
+
+    Raises:
+        DicomError: They are in another unit, or what the conversion needs is missing.
+    """
+    if units is None or units == "any" or units.lower() == unit.lower():
+        return None
     first = series.slices[0].header
-    if units.lower() == "suvbw" and volume.modality == "PT":
-        factor = suv_factor(FrameReader(series.root).dataset(first), first)
-        note = f"converted from {volume.unit} to SUVbw, factor {factor:.6g}"
-        array = volume.array * np.float32(factor)
-        return volume.replace(array=array, unit="SUVbw", notes=(*volume.notes, note))
+    if units.lower() == "suvbw" and series.modality == "PT":
+        return suv_factor(read(first), first)
     raise DicomError(
-        f"the values are in {volume.unit}, not {units}",
-        where=f"{first.path}, {'Units' if volume.modality == 'PT' else 'RescaleType'}",
+        f"the values are in {unit}, not {units}",
+        where=f"{first.path}, {'Units' if series.modality == 'PT' else 'RescaleType'}",
         mend="Choose a series in that unit, or change the unit that is asked for",
     )

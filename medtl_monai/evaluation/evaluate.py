@@ -11,7 +11,9 @@ import numpy as np
 import torch
 
 from medtl_monai.config import RunConfig
+from medtl_monai.data.cache.cases import CaseCache
 from medtl_monai.data.cases import Case, CaseTable, Part, load_cases
+from medtl_monai.data.prepared import Prepared, prepare
 from medtl_monai.data.splits import Splits
 from medtl_monai.dicom.geometry import Volume
 from medtl_monai.errors import DataError
@@ -90,7 +92,8 @@ def evaluate(
 ) -> Evaluation:
     """Predict every case of a part and measure.
 
-    Masks are compared on each image's own grid, not on the network's.
+    Masks are compared on each image's own grid, not on the network's, so their images are always read; of others the
+    preprocessed image is enough, which the cache may have.
 
     Args:
         run: The trained run.
@@ -108,10 +111,13 @@ def evaluate(
     ids = Splits.read(run.folder.splits_file, run=run.folder.name).ids(part)
     table = load_cases(config.data, info.kind, classes=info.classes or None)
     cases = _cases(table, ids, part)
+    disk, trouble = CaseCache.open(config.cache) if info.kind != "mask" else (None, "")
     results = []
     for n, case in enumerate(cases, 1):
-        results.append(_predict(run, table, case))
+        results.append(_mask_result(run, table, case) if info.kind == "mask" else _result(run, table, case, disk))
         reporter.count(f"evaluating {part}", n, len(cases))
+    for note in (*([trouble] if trouble else []), *(disk.notes() if disk else [])):
+        reporter.warn(note)
     metrics, intervals = _measure(run, results, resamples)
     return Evaluation(
         run=run.folder.name,
@@ -151,12 +157,25 @@ def _cases(table: CaseTable, ids: Sequence[str], part: str) -> list[Case]:
     return [table[case_id] for case_id in ids]
 
 
-def _predict(run: TrainedRun, table: CaseTable, case: Case) -> CaseResult:
+def _result(run: TrainedRun, table: CaseTable, case: Case, disk: CaseCache | None) -> CaseResult:
+    def make() -> Prepared:
+        volume = read_image(run, table, case)
+        run.seen.check(volume, case_id=case.case_id)
+        return prepare(volume, table, case, run.preprocessing)
+
+    if disk is None:
+        prediction = run.predict(read_image(run, table, case), case_id=case.case_id)
+    else:
+        prepared, _ = disk.fetch(table, case, run.preprocessing, make)
+        prediction = run.predict_prepared(prepared, case_id=case.case_id)
+    truth = torch.as_tensor(np.asarray(table.label(case)))[None]
+    return CaseResult(case=case, prediction=prediction, target=truth, scores={})
+
+
+def _mask_result(run: TrainedRun, table: CaseTable, case: Case) -> CaseResult:
     volume = read_image(run, table, case)
     prediction = run.predict(volume, case_id=case.case_id)
     truth = torch.as_tensor(np.asarray(table.read_target(case, volume)))[None]
-    if table.kind != "mask":
-        return CaseResult(case=case, prediction=prediction, target=truth, scores={})
     batch = Batch(image=torch.empty(0), spatial_size=volume.shape, target=truth.long())
     return CaseResult(
         case=case, prediction=Prediction(), target=None, scores=score(run.model.head.metrics(), prediction, batch)

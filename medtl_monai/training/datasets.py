@@ -6,6 +6,7 @@ import dataclasses
 from functools import partial
 
 from medtl_monai.data.augmentation import augmentation
+from medtl_monai.data.cache.cases import CaseCache
 from medtl_monai.data.dataset import CaseDataset, Draw, collate
 from medtl_monai.data.splits import check_contents
 from medtl_monai.modules import Batch
@@ -47,9 +48,10 @@ def load_datasets(assembly: Assembly, reporter: Reporter) -> Datasets:
         preprocessing.spatial_dims,
         spacing_mm=preprocessing.spacing_mm,
     )
-    train = CaseDataset(data.table, data.splits.ids("train"), preprocessing, augment=augment)
+    disk, trouble = CaseCache.open(assembly.config.cache)
+    train = CaseDataset(data.table, data.splits.ids("train"), preprocessing, augment=augment, disk=disk)
     ids = data.splits.ids("val")
-    val = CaseDataset(data.table, ids, preprocessing) if ids else None
+    val = CaseDataset(data.table, ids, preprocessing, disk=disk) if ids else None
     contents: dict[str, tuple[str, ...]] = {}
     for dataset, name in ((train, "training"), (val, "validation")):
         if dataset is not None:
@@ -60,4 +62,8 @@ def load_datasets(assembly: Assembly, reporter: Reporter) -> Datasets:
             if len(dataset.notes) > _SHOWN:
                 reporter.note(f"{name}: {len(dataset.notes) - _SHOWN} more notes on how images were read")
     check_contents(data.splits, contents)
+    for note in (*([trouble] if trouble else []), *(disk.notes() if disk else [])):
+        reporter.warn(note)
+    if disk is not None and disk.hits:
+        reporter.note(f"{disk.hits} of {disk.hits + disk.made} images came from the cache, already preprocessed")
     return Datasets(train, val)

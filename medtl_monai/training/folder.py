@@ -136,6 +136,7 @@ class RunFolder:
                 "data": config.data.model_copy(update={"studies": None, "labels": None, "dataset": None}),
                 "splits": config.splits.model_copy(update={"file": None}),
                 "model": model,
+                "cache": config.cache.model_copy(update={"folder": None}),
                 "plugins": [Path(path.name) for path in config.plugins],
                 "out": None,
             }

@@ -31,6 +31,7 @@ def remember(run_id: str, config: RunConfig) -> None:
     known[run_id] = {
         **{name: [str(getattr(config.data, name).resolve())] for name in used(config)},
         "plugins": [str(path.resolve()) for path in config.plugins],
+        "cache": [str(config.cache.folder.expanduser().resolve())] if config.cache.folder else [],
     }
     write_text(file, json.dumps(known, indent=2), mode=0o600)
 
@@ -66,7 +67,8 @@ def locate(
             raise ConfigError(what, where=folder.name, mend=f"Say where: --{name} PATH")
         places[name] = path
     data = config.data.model_copy(update=places)
-    return config.model_copy(update={"data": data, "plugins": plugins_of(folder)})
+    cache = config.cache.model_copy(update={"folder": next(iter(noted.get("cache", ())), None)})
+    return config.model_copy(update={"data": data, "plugins": plugins_of(folder), "cache": cache})
 
 
 def plugins_of(folder: RunFolder) -> list[Path]:

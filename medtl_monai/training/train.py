@@ -206,8 +206,8 @@ def estimate(assembly: Assembly, datasets: Datasets) -> Estimate:
     steps = config.epochs * len(EpochSampler(len(datasets.train), config.batch_size, config.min_steps))
     seconds = step_seconds(model, batch, Tuning())
     parameters = sum(p.numel() * p.element_size() for p in model.parameters())
-    # Parameters, gradients and two moments; images are kept in memory once preprocessed.
-    images = batch.image[0].numel() * batch.image.element_size() * len(assembly.data.table)
+    # Parameters, gradients and two moments; images that are not mapped from the disk are kept in memory.
+    images = sum(part.bytes_in_memory for part in (datasets.train, datasets.val) if part is not None)
     return Estimate(
         steps=steps,
         step_seconds=seconds,

@@ -12,7 +12,9 @@ import torch
 from torch import Tensor
 
 from medtl_monai.data.inputs import Inputs
+from medtl_monai.data.prepared import Prepared
 from medtl_monai.data.preprocessing import Preprocessing
+from medtl_monai.dicom.description import Description
 from medtl_monai.dicom.geometry import Volume
 from medtl_monai.errors import DataError, RunError
 from medtl_monai.host import Host
@@ -39,7 +41,7 @@ class Seen:
     units: tuple[str, ...]
     channels: int
 
-    def check(self, volume: Volume, *, case_id: str) -> None:
+    def check(self, volume: Volume | Description, *, case_id: str) -> None:
         """Refuse an image that the model was not made for.
 
         An image whose modality is not known (NIfTI) can only be checked for what it does say.
@@ -47,10 +49,11 @@ class Seen:
         Raises:
             DataError: If modality, unit or channels differ from those of training.
         """
-        channels = volume.array.shape[0] if volume.array.ndim == 4 else 1
         mend = "Give images like those the run was trained on"
-        if channels != self.channels:
-            raise DataError(f"it has {channels} channels, the run {self.channels}", where=f"case {case_id}", mend=mend)
+        if volume.channels != self.channels:
+            raise DataError(
+                f"it has {volume.channels} channels, the run {self.channels}", where=f"case {case_id}", mend=mend
+            )
         for what, value, known in (
             ("Modality", volume.modality, self.modalities),
             ("unit", volume.unit if volume.unit != "any" else "", tuple(u for u in self.units if u != "any")),
@@ -119,13 +122,31 @@ class TrainedRun:
             DataError: If the image does not fit the run.
         """
         self.seen.check(volume, case_id=case_id)
-        image = self.preprocessing.image(volume, where=f"case {case_id}")[None].to(self.device)
-        batch = Batch(image=image, spatial_size=tuple(image.shape[2:]), case_ids=(case_id,))
-        output = self._inferer(batch, self.model)
-        prediction = self.model.head.predict(output, batch)
+        prediction = self._head_prediction(self.preprocessing.image(volume, where=f"case {case_id}"), case_id)
         if self.record.context.target.kind != "mask":
             return _map(prediction)
         return self._on_image_grid(prediction, volume)
+
+    @torch.inference_mode()
+    def predict_prepared(self, prepared: Prepared, *, case_id: str) -> Prediction:
+        """Predict one image that was preprocessed before; for heads that give no mask.
+
+        Args:
+            prepared: The image, preprocessed as this run does it.
+            case_id: Its pseudonym, for messages.
+
+        Returns:
+            A batch of one on the CPU: what :meth:`predict` gives for the image as read.
+
+        Raises:
+            DataError: If the image does not fit the run.
+        """
+        self.seen.check(prepared.original, case_id=case_id)
+        return _map(self._head_prediction(prepared.cut()[0], case_id))
+
+    def _head_prediction(self, image: Tensor, case_id: str) -> Prediction:
+        batch = Batch(image=image[None].to(self.device), spatial_size=tuple(image.shape[1:]), case_ids=(case_id,))
+        return self.model.head.predict(self._inferer(batch, self.model), batch)
 
     def _on_image_grid(self, prediction: Prediction, volume: Volume) -> Prediction:
         if prediction.probabilities is None:
