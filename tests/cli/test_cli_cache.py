@@ -51,7 +51,7 @@ def test_nothing_there(home, capfd):
 def test_entries_size_bound_and_age(home, capfd):
     fill(home / "volumes", 3, 0, 10)
     (home / "scans").mkdir()
-    (home / "scans/abc.sqlite").write_bytes(b"1" * 2048)
+    (home / "scans/abc.db").write_bytes(b"1" * 2048)
     found = listed(capfd)
     assert [each["name"][-1] for each in found["entries"]] == ["2", "0", "1"]
     assert found["bytes"] > 3 * 2048
@@ -90,8 +90,8 @@ def test_clear_what_is_old_and_scans(home, capfd):
     fill(home / "volumes", 3, 0, 10)
     (home / "scans").mkdir()
     for name, age in (("old", 9), ("new", 1)):
-        (home / f"scans/{name}.sqlite").touch()
-        os.utime(home / f"scans/{name}.sqlite", (time.time() - age * DAY,) * 2)
+        (home / f"scans/{name}.db").touch()
+        os.utime(home / f"scans/{name}.db", (time.time() - age * DAY,) * 2)
     assert main(["cache", "clear", "--older-than", "2", "--yes"]) == 0
     assert "removed 2 images: " in capfd.readouterr().out
     assert len(listed(capfd)["scans"]) == 2

@@ -9,8 +9,10 @@ import torch
 from helpers_data import noise, volume_of, write_csv, write_nifti
 from helpers_inputs import FILL, PET_CT, write_pet_ct, write_study
 
-from medtl_monai.config import AugmentationConfig, DataConfig, PreprocessingConfig
+from medtl_monai.config import AugmentationConfig, CacheConfig, DataConfig, PreprocessingConfig
 from medtl_monai.data.augmentation import augmentation
+from medtl_monai.data.cache.cases import CaseCache
+from medtl_monai.data.cache.sources import source_facts, source_files
 from medtl_monai.data.cases import load_cases
 from medtl_monai.data.channels import stack
 from medtl_monai.data.dataset import CaseDataset, Draw, collate
@@ -220,9 +222,35 @@ def test_a_filled_channel_stays_zero_in_training(tmp_path):
         assert not gone[1].any()
         assert gone[0].std() > 0
         assert there[1].std() > 0
-    assert dataset[2].filled == (1,)
+    assert not dataset[2].image[1].any()
     assert collate([dataset[n] for n in range(4)]).image.shape[:2] == (4, 2)
     assert not torch.equal(dataset[Draw(0, 1)].image, dataset[0].image)
+    for hits in (0, 4):
+        disk = CaseCache.open(CacheConfig(folder=tmp_path / "cache"))[0]
+        kept = CaseDataset(table, table.ids, made, augment=augment, disk=disk)
+        kept.prepare()
+        assert disk.hits == hits
+        assert (kept.notes, kept.contents) == (dataset.notes, dataset.contents)
+        for n in range(4):
+            assert torch.equal(kept[Draw(n, 1)].image, dataset[Draw(n, 1)].image)
+
+
+def test_a_channel_that_was_missing_is_another_image_in_the_cache(tmp_path):
+    table = table_of(tmp_path, write_study, FILL, flair=True)
+    facts = [source_facts(table, case) for case in table]
+    there, gone = table.cases[0], table.cases[2]
+    assert (len(source_files(there)), len(source_files(gone))) == (len(there.files), len(gone.files))
+    assert len(there.files) > len(gone.files)
+    assert facts[2]["images"][1] is None
+    assert facts[0]["images"][1] is not None
+    swapped = dataclasses.replace(table, inputs=dataclasses.replace(table.inputs, items=table.inputs.items[::-1]))
+    assert source_facts(swapped, there) != facts[0]
+    described = table.describe_image(gone)
+    volume = table.read_volume(gone)
+    assert described.channel_info == volume.channel_info
+    assert described.channels == volume.channels == 2
+    assert [info.filled for info in described.channel_info] == [False, True]
+    assert np.array_equal(described.affine, volume.affine)
 
 
 def test_the_mask_is_on_the_grid_of_the_first(tmp_path):

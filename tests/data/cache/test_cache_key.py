@@ -12,6 +12,7 @@ from pydicom.uid import generate_uid
 
 from medtl_monai.data.cache import key as key_module
 from medtl_monai.data.cache.sources import source_facts, source_files
+from medtl_monai.data.inputs import Inputs
 from medtl_monai.dicom import scan
 from medtl_monai.dicom.select import Rules
 
@@ -189,5 +190,5 @@ def test_a_rule_that_refuses_the_series_now_is_heard(tmp_path):
     assert recipe.slices == 1
     data = dataset(series(tmp_path / "d"), None)
     case = data.cases[0]
-    few = dataclasses.replace(data.table, rules=Rules(min_slices=1))
+    few = dataclasses.replace(data.table, inputs=Inputs.one(Rules(min_slices=1)))
     assert source_facts(few, case) != source_facts(data.table, case)
