@@ -50,6 +50,9 @@ def train(
     augment: Annotated[bool | None, typer.Option("--augment/--no-augment", help="Random changes.")] = None,
     tune: Annotated[bool | None, typer.Option("--tune/--no-tune", help="Probe memory format and precision.")] = None,
     cache: Annotated[bool | None, typer.Option("--cache/--no-cache", help="Preprocessed images on disk.")] = None,
+    prefix_cache: Annotated[
+        bool | None, typer.Option("--prefix-cache/--no-prefix-cache", help="Compute what frozen layers see once.")
+    ] = None,
     sets: SetOption = None,
     resume: Annotated[Path | None, typer.Option(metavar="RUN", help="Go on with an interrupted run.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be done; train nothing.")] = False,
@@ -64,6 +67,7 @@ def train(
         "group_by": group_by, "split": split, "backbone": backbone, "weights": weights, "head": head, "policy": policy,
         "out": out, "epochs": epochs, "batch_size": batch_size, "lr": lr, "patience": patience, "seed": seed,
         "device": device, "workers": workers, "augment": augment, "tune": tune, "cache": cache,
+        "prefix_cache": prefix_cache,
     }  # fmt: skip
     if resume is not None:
         _resume(resume, flags, sets, plugin, json=json)

@@ -154,6 +154,27 @@ class CaseDataset(Dataset[Sample]):
         return self.table.read_volume(case, on_gap=self.preprocessing.on_gap, units=self.preprocessing.units)
 
     @property
+    def random(self) -> bool:
+        """Whether an item depends on the seed of its draw."""
+        if self.augment is not None:
+            return True
+        patch = self.preprocessing.patch_size
+        return patch is not None and any(larger(size, patch) for size in self.sizes())
+
+    def sizes(self) -> list[tuple[int, ...]]:
+        """Return the size of each image."""
+        fixed = self.preprocessing.size
+        if fixed is not None:
+            return [tuple(fixed)] * len(self)
+        return [tuple(self._prepared(n).image.shape[1:]) for n in range(len(self))]
+
+    def release(self) -> None:
+        """Let go of what is kept in memory; what is asked for again is read again."""
+        self._cache.clear()
+        self._mapped.clear()
+        self._used = 0
+
+    @property
     def bytes_in_memory(self) -> int:
         """Memory that preprocessed cases take; those mapped from disk take none of their own."""
         return self._used

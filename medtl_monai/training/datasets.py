@@ -24,10 +24,12 @@ class Datasets:
     Attributes:
         train: Training cases, augmented as the configuration says.
         val: Validation cases as they are; None without a validation part.
+        disk: The cache that they come from, if any.
     """
 
     train: CaseDataset
     val: CaseDataset | None
+    disk: CaseCache | None = None
 
     def probe(self, batch_size: int) -> Batch:
         """Return a training batch of the size and shape that training will use."""
@@ -66,4 +68,4 @@ def load_datasets(assembly: Assembly, reporter: Reporter) -> Datasets:
         reporter.warn(note)
     if disk is not None and disk.hits:
         reporter.note(f"{disk.hits} of {disk.hits + disk.made} images came from the cache, already preprocessed")
-    return Datasets(train, val)
+    return Datasets(train, val, disk)

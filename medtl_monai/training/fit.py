@@ -28,8 +28,10 @@ from medtl_monai.modules import Batch, Metric
 from medtl_monai.training.assemble import Assembly
 from medtl_monai.training.checkpoint import CheckpointStore, Progress
 from medtl_monai.training.datasets import Datasets
+from medtl_monai.training.features import PhaseLoader
 from medtl_monai.training.folder import RunFolder
 from medtl_monai.training.inference import BatchInferer
+from medtl_monai.training.prefix import FrozenPrefix
 from medtl_monai.training.reporter import Reporter
 from medtl_monai.training.scores import HeadMetric, better
 from medtl_monai.training.tuning import Tuning, apply_format, format_batch, keep_fp32
@@ -90,6 +92,7 @@ class Fit:
         self._stopped_early = False
         self.trainer = self._make_trainer()
         self.evaluator = self._make_evaluator()
+        self.prefix = FrozenPrefix(assembly, datasets, folder, tuning, reporter, self._train_loader, self._val_loader)
 
     def save(self) -> None:
         """Store model, optimizer and counters as they are now.
@@ -152,10 +155,11 @@ class Fit:
         if not isinstance(sampler, EpochSampler):
             raise TypeError("the training loader has no EpochSampler")
         self._sampler = sampler
+        self._train_loader = PhaseLoader(loader)
         trainer = SupervisedTrainer(
             device=self.assembly.device,
             max_epochs=self.config.epochs,
-            train_data_loader=loader,
+            train_data_loader=self._train_loader,
             network=self.model,
             optimizer=self.optimizer,
             loss_function=self._loss,
@@ -172,13 +176,15 @@ class Fit:
         return trainer
 
     def _make_evaluator(self) -> SupervisedEvaluator | None:
+        self._val_loader: PhaseLoader | None = None
         if self.datasets.val is None:
             return None
+        self._val_loader = PhaseLoader(evaluation_loader(self.datasets.val, workers=self.config.workers))
         values = {name: HeadMetric(name, metric) for name, metric in self.metrics.items()}
         key, *others = values
         evaluator = SupervisedEvaluator(
             device=self.assembly.device,
-            val_data_loader=evaluation_loader(self.datasets.val, workers=self.config.workers),
+            val_data_loader=self._val_loader,
             network=self.model,
             inferer=BatchInferer(self.assembly.data.preprocessing.patch_size),
             prepare_batch=self._prepare,
@@ -211,12 +217,14 @@ class Fit:
 
     def _start_epoch(self, engine: SupervisedTrainer) -> None:
         epoch = engine.state.epoch - 1
-        self._sampler.set_epoch(epoch)
         self.freezer.apply(epoch, self.progress.plateaus)
+        # Whether features are computed once must not decide what is learnt: the table says when views are used.
+        self._sampler.set_epoch(epoch, self.config.views if self.model.frozen_prefix else None)
+        self._epoch_started = time.perf_counter()
+        self.prefix.enter(epoch, self.progress.plateaus)
         # Dropout draws from torch's global generator: seeded by the epoch, an epoch is the same whenever it runs.
         torch.manual_seed(_epoch_seed(self.config.seed, epoch))
         self._losses = []
-        self._epoch_started = time.perf_counter()
 
     def _set_lr(self, engine: SupervisedTrainer) -> None:
         steps = engine.state.epoch_length
