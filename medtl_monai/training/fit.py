@@ -33,6 +33,7 @@ from medtl_monai.training.folder import RunFolder
 from medtl_monai.training.inference import BatchInferer
 from medtl_monai.training.prefix import FrozenPrefix
 from medtl_monai.training.reporter import Reporter
+from medtl_monai.training.saver import Saver, State
 from medtl_monai.training.scores import HeadMetric, better
 from medtl_monai.training.tuning import Tuning, apply_format, format_batch, keep_fp32
 from medtl_monai.transfer.freeze import Freezer
@@ -83,12 +84,14 @@ class Fit:
         self.freezer = Freezer(self.model, assembly.schedule, warmup=self.config.warmup)
         self.optimizer = make_optimizer(self.freezer, self.config)
         self.store = CheckpointStore(folder.checkpoints)
+        self.saver = Saver(self.store)
         self.progress = Progress()
         self.metrics: Mapping[str, Metric] = self.model.head.metrics()
         self.key = next(iter(self.metrics))
         self._losses: list[float] = []
         self._val_losses: list[float] = []
         self._epoch_started = 0.0
+        self._quiet: set[str] = set()
         self._stopped_early = False
         self.trainer = self._make_trainer()
         self.evaluator = self._make_evaluator()
@@ -102,13 +105,7 @@ class Fit:
         Raises:
             StorageError: If the disk is full; the checkpoint before is intact.
         """
-        self.store.save(
-            self.model.state_dict(),
-            optimizer=self.optimizer.state_dict(),
-            progress=self.progress,
-            metadata={"format": "medtl-run", "backbone": self.assembly.record.backbone},
-            extra={"anchors": self.freezer.anchor_state(), "freezer": self.freezer.state_dict()},
-        )
+        self.saver.save(self._state())
 
     def resume(self) -> None:
         """Go back to the state of the last checkpoint."""
@@ -139,6 +136,8 @@ class Fit:
                 self.trainer.run()
             finally:
                 self.reporter.finish()
+                # Also after an interruption: every finished epoch is kept.
+                self.saver.flush()
         p = self.progress
         return Outcome(p.epoch, p.best_epoch, p.best_value, self._stopped_early)
 
@@ -218,6 +217,10 @@ class Fit:
     def _start_epoch(self, engine: SupervisedTrainer) -> None:
         epoch = engine.state.epoch - 1
         self.freezer.apply(epoch, self.progress.plateaus)
+        still = self._still()
+        if not self._quiet <= still:
+            self.saver.thaw()
+        self._quiet = still
         # Whether features are computed once must not decide what is learnt: the table says when views are used.
         self._sampler.set_epoch(epoch, self.config.views if self.model.frozen_prefix else None)
         self._epoch_started = time.perf_counter()
@@ -271,11 +274,25 @@ class Fit:
             **{f"val/{name}": v for name, v in values.items()},
         }
         self.folder.append_metrics(line)
-        self.save()
+        self.saver.offer(self._state(), still=self._quiet)
         self.reporter.epoch(line)
         if self._out_of_patience():
             self._stopped_early = True
             engine.terminate()
+
+    def _state(self) -> State:
+        return State(
+            tensors=self.model.state_dict(),
+            optimizer=self.optimizer.state_dict(),
+            progress=self.progress,
+            metadata={"format": "medtl-run", "backbone": self.assembly.record.backbone},
+            extra={"anchors": self.freezer.anchor_state(), "freezer": self.freezer.state_dict()},
+        )
+
+    def _still(self) -> set[str]:
+        """Name the tensors of frozen stages."""
+        rules = self.model.rules
+        return {name for stage in self.model.stages if rules[stage.name].frozen for name in stage.tensors}
 
     def _validate(self) -> dict[str, float]:
         if self.evaluator is None:

@@ -6,7 +6,6 @@ import dataclasses
 import shutil
 from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 import psutil
 
@@ -91,7 +90,8 @@ class PrefixPlanner:
 
     def batch(self) -> Batch:
         """Return a training batch as the model sees it."""
-        batch = self._datasets.probe(self._config.batch_size).to(self._assembly.device)
+        # Two images tell as much as more, and one is too few for normalisation layers.
+        batch = self._datasets.probe(2).to(self._assembly.device)
         return format_batch(batch, self._tuning.channels_last)
 
     def ability(self) -> Ability:
@@ -255,7 +255,8 @@ class FrozenPrefix:
         else:
             choice = self._planner.choose(epoch, plateaus)
         self._choices[choice.boundary] = choice
-        write_json(self._folder.path / RECORD, [dataclasses.asdict(each) for each in self._choices.values()])
+        decisions = [dataclasses.asdict(each) for each in self._choices.values()]
+        write_json(self._folder.path / RECORD, {"decisions": decisions})
         if choice.start:
             self._reporter.note(f"from epoch {epoch + 1}: {choice.why}")
         elif choice.why:
@@ -330,8 +331,8 @@ def _counter(reporter: Reporter, what: str, total: int) -> Callable[[int], None]
 def _read(folder: RunFolder) -> dict[int, Choice]:
     if not (folder.path / RECORD).is_file():
         return {}
-    entries: Any = folder.read_json(RECORD)
-    return {choice.boundary: choice for choice in map(Choice.from_json, entries)}
+    choices = map(Choice.from_json, folder.read_json(RECORD)["decisions"])
+    return {choice.boundary: choice for choice in choices}
 
 
 def plan_phases(assembly: Assembly, datasets: Datasets, tuning: Tuning) -> list[Choice]:
