@@ -69,7 +69,9 @@ class Disk:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Item:
-    sample: Sample
+    case_id: str
+    shape: tuple[int, ...]
+    target: Tensor | None
     features: dict[str, Tensor] | None
     key: str
 
@@ -129,10 +131,15 @@ class Features:
         """Return the batch that online training would see, its images without voxels."""
         items = [self._items[self._plain(draw)] for draw in draws]
         features = [self._read(draw, item) for draw, item in zip(draws, items, strict=True)]
-        # A copied sample may be damaged by nobody: targets are stacked to new tensors.
-        samples = [_with_target(item.sample, part) for item, part in zip(items, features, strict=True)]
-        prefix = self._make.packing.join(features, self._make.layouts)
-        return dataclasses.replace(collate(samples), prefix=prefix)
+        target = _stack([part.get(TARGET, item.target) for item, part in zip(items, features, strict=True)])
+        shape = items[0].shape
+        return Batch(
+            image=torch.empty((len(items), *shape), device="meta"),
+            spatial_size=shape[1:],
+            target=target,
+            case_ids=tuple(item.case_id for item in items),
+            prefix=self._make.packing.join(features, self._make.layouts),
+        )
 
     def _plain(self, draw: Draw) -> Draw:
         return Draw(draw.case) if self._fixed else draw
@@ -160,9 +167,8 @@ class Features:
     def _keep(self, draw: Draw, sample: Sample, features: dict[str, Tensor], key: str) -> None:
         mapped = bool(key) and self._disk is not None and self._disk.mapped
         target = None if _has_mask(sample) else sample.target
-        image = torch.empty(sample.image.shape, dtype=sample.image.dtype, device="meta")
-        light = dataclasses.replace(sample, image=image, target=target)
-        self._items[draw] = _Item(light, None if mapped else features, key)
+        kept = None if mapped else features
+        self._items[draw] = _Item(sample.case_id, tuple(sample.image.shape), target, kept, key)
 
     def _read(self, draw: Draw, item: _Item) -> dict[str, Tensor]:
         if item.features is not None:
@@ -206,5 +212,10 @@ def _has_mask(sample: Sample) -> bool:
     return sample.target is not None and sample.target.shape == sample.image.shape[1:]
 
 
-def _with_target(sample: Sample, features: dict[str, Tensor]) -> Sample:
-    return dataclasses.replace(sample, target=features[TARGET]) if TARGET in features else sample
+def _stack(targets: Sequence[Tensor | None]) -> Tensor | None:
+    """Stack targets as :func:`medtl_monai.data.dataset.collate` does; their sizes are equal here."""
+    given = [target for target in targets if target is not None]
+    if not given:
+        return None
+    stacked = torch.stack(given)
+    return stacked if stacked.is_floating_point() else stacked.long()

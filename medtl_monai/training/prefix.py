@@ -125,6 +125,14 @@ class PrefixPlanner:
         chosen = choose(probe.measured, uses, room, boundary=boundary, epoch=epoch, mode=config.prefix_cache, half=half)
         return dataclasses.replace(chosen, why=self._sentence(chosen, uses, ability) if chosen.start else chosen.why)
 
+    def everything(self) -> bool:
+        """Whether all of the backbone is computed once for the whole run, so that its speed hardly matters."""
+        table = self._assembly.schedule
+        whole = sum(stage.role == "backbone" for stage in table.stages)
+        uses = self._uses(0, 0) if self._config.prefix_cache != "off" else None
+        frozen = all(table.frozen_prefix(*cell) == whole for cell in table.cells)
+        return frozen and uses is not None and uses.train > 0 and uses.used > 2 * uses.computed
+
     def packing(self, choice: Choice) -> Packing:
         """Return what is kept of each image."""
         measured = self.probe().measured

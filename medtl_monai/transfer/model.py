@@ -38,6 +38,8 @@ class TransferModel(nn.Module):
         self.precision: str = precision
         self.stages: tuple[ModelStage, ...] = collect(backbone, head)
         self.rules: dict[str, Rule] = {stage.name: Rule() for stage in self.stages}
+        # Every module and the mode it should be in: looking is many times cheaper than setting.
+        self._modes: list[tuple[nn.Module, bool]] = []
 
     @property
     def frozen_prefix(self) -> int:
@@ -67,6 +69,7 @@ class TransferModel(nn.Module):
                 f"rules are for stages {sorted(rules)}, the model has {names}", mend="Plan for this model"
             )
         self.rules = {name: rules[name] for name in names}
+        self._modes = []
         for stage in self.stages:
             self._set_trainable(stage, self.rules[stage.name])
         self._drop_gradients()
@@ -77,9 +80,12 @@ class TransferModel(nn.Module):
 
         MONAI's trainer calls this in every iteration, which would otherwise wake frozen normalisation layers.
         """
+        if mode == self.training and self._modes and all(module.training is is_on for module, is_on in self._modes):
+            return self
         super().train(mode)
         if mode:
             self._hold_still()
+        self._modes = [(module, module.training) for module in self.modules()]
         return self
 
     def features(self, batch: Batch) -> list[Tensor]:
