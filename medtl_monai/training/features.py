@@ -113,7 +113,7 @@ class Features:
             MedtlError: What reading an image raises.
         """
         waiting: list[tuple[Draw, Sample, str]] = []
-        for draw in map(self._plain, draws):
+        for draw in dict.fromkeys(map(self._plain, draws)):
             sample = self._dataset[draw]
             key, stored = self._stored(sample)
             if stored is not None:
