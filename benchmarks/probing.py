@@ -160,7 +160,9 @@ def prepare(config: RunConfig) -> tuple[Assembly, Datasets]:
 
 def run_medtl(setting: Setting, config: RunConfig, name: str, *, tuning: Tuning | None = None) -> Trained:
     """Train as ``medtl train`` does; ``tuning`` is chosen by the run's own probe where it is None."""
-    assembly, datasets = prepare(config)
+    # Features that another run has stored would make this one look faster than it is.
+    cold = config.cache.model_copy(update={"folder": setting.folder / f"cache-{name}"})
+    assembly, datasets = prepare(config.model_copy(update={"cache": cold}))
     first = copy.deepcopy(assembly.model.head.state_dict())
     folder = RunFolder.create(setting.folder / name)
     write_start(folder, assembly)
