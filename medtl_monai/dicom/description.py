@@ -48,8 +48,8 @@ class Description:
     channel_info: tuple[ChannelInfo, ...] = ()
 
     @classmethod
-    def of(cls, volume: Volume) -> Self:
-        """Describe a volume that was read."""
+    def of(cls, volume: Volume | Description) -> Self:
+        """Describe a volume that was read, or is described already."""
         return cls(
             shape=volume.shape,
             affine=volume.affine,
