@@ -192,8 +192,8 @@ def _study_cases(study: Study, key: bytes, inputs: Inputs) -> list[Case]:
     if inputs.flat_apart and found.flat:
         return [_dicom_case(study, key, (series,), shared=len(found.flat)) for series in found.flat]
     problem = None
-    if found.problem:
-        problem = DataError(found.problem, mend=MEND_INPUTS if inputs.names else MEND_SELECT)
+    if not found.clear:
+        problem = DataError(found.why_unclear(), mend=MEND_INPUTS if inputs.names else MEND_SELECT)
     elif found.incomplete:
         missing = next(choice for choice in found.choices if not choice.left)
         problem = DataError(missing.explain(), mend=MEND_INPUTS)

@@ -6,7 +6,6 @@ import dataclasses
 import io
 import os
 import struct
-import warnings
 import zlib
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -19,6 +18,7 @@ from pydicom.tag import Tag
 
 from medtl_monai.dicom import sop
 from medtl_monai.dicom.elements import Elements, tag
+from medtl_monai.dicom.quiet import quiet
 from medtl_monai.dicom.walk import HEAD_BYTES, walk
 from medtl_monai.errors import DicomError
 
@@ -97,8 +97,7 @@ def open_dataset(stream: BinaryIO, path: str, *, force: bool = False) -> Opened:
 def _open_with_pydicom(stream: BinaryIO, path: str, force: bool) -> Opened:
     plain = inflated(stream, path)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with quiet():
             source: Any = Bounded(plain)
             dataset = pydicom.dcmread(source, stop_before_pixels=True, force=force, specific_tags=list(WANTED))
     except Exception as error:  # damaged bytes provoke nearly any exception inside the parser
@@ -146,8 +145,7 @@ def read_object(file: Path, path: str) -> Dataset:
         DicomError: It cannot be read or parsed, or is cut short.
     """
     try:
-        with warnings.catch_warnings(), open(file, "rb") as stream:
-            warnings.simplefilter("ignore")
+        with quiet(), open(file, "rb") as stream:
             source: Any = Bounded(inflated(stream, path))
             dataset = pydicom.dcmread(source, force=True)
             _check_whole(dataset, path)

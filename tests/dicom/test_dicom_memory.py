@@ -73,7 +73,7 @@ def same(one, other) -> bool:
     """Whether two scans say the same; errors compare by their text."""
 
     def plain(found):
-        series = [dataclasses.replace(s, problem=str(s.problem)) for s in found.series]
+        series = [dataclasses.replace(s, problem=str(s.problem), gap=str(s.gap)) for s in found.series]
         damaged = {name: str(error) for name, error in found.damaged.items()}
         return series, found.segmentations, found.structure_sets, found.skipped_files, found.skipped, damaged
 
