@@ -17,7 +17,7 @@ from pydicom.dataset import Dataset
 from pydicom.tag import Tag
 
 from medtl_monai.dicom import sop
-from medtl_monai.dicom.elements import Elements, tag
+from medtl_monai.dicom.elements import Elements, Raws, tag
 from medtl_monai.dicom.quiet import quiet
 from medtl_monai.dicom.walk import HEAD_BYTES, walk
 from medtl_monai.errors import DicomError
@@ -48,8 +48,8 @@ WANTED = {key: (Tag(key), dictionary_VR(key)) for key in [*map(tag, _KEYWORDS.sp
 class Opened:
     """A dataset up to its pixels, and the stream standing at them."""
 
-    dataset: Dataset
-    meta: Dataset
+    dataset: Dataset | Raws
+    meta: Dataset | Raws
     stream: BinaryIO
     syntax: str
     implicit: bool
@@ -88,8 +88,7 @@ def open_dataset(stream: BinaryIO, path: str, *, force: bool = False) -> Opened:
     if walked is not None:
         size = stream.seek(0, os.SEEK_END)
         stream.seek(walked.end)
-        found, meta = Dataset(walked.elements), Dataset(walked.meta)
-        return Opened(found, meta, stream, walked.syntax, walked.implicit, True, size)
+        return Opened(walked.elements, walked.meta, stream, walked.syntax, walked.implicit, True, size)
     stream.seek(0)
     return _open_with_pydicom(stream, path, force)
 

@@ -11,7 +11,7 @@ from pydicom.dataset import Dataset
 
 from medtl_monai.dicom import sop
 from medtl_monai.dicom.archive import is_zip
-from medtl_monai.dicom.elements import Elements
+from medtl_monai.dicom.elements import Elements, Raws
 from medtl_monai.dicom.header import Header, ObjectHeader
 from medtl_monai.dicom.image import identity, image_header
 from medtl_monai.dicom.opened import META_START, PREAMBLE, Opened, open_dataset
@@ -144,7 +144,7 @@ def _route(opened: Opened, elements: Elements) -> Parsed:
     return image_header(opened, elements, sop_class)
 
 
-def _is_directory(meta: Dataset) -> bool:
+def _is_directory(meta: Dataset | Raws) -> bool:
     return Elements(meta, "").code("MediaStorageSOPClassUID") == sop.MEDIA_DIRECTORY
 
 

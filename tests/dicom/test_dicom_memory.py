@@ -224,7 +224,7 @@ def test_it_tells_nothing_without_the_key(tree: Path, memory: Memory) -> None:
     series = found.series[1]
     data = memory.file.read_bytes()
     assert len(data) > 10_000
-    for secret in (NAME, PATIENT, ACCESSION, series.study_instance_uid, series.series_instance_uid, "IM000", "p1"):
+    for secret in (NAME, PATIENT, ACCESSION, series.study_instance_uid, series.series_instance_uid, "IM0001"):
         assert secret.encode() not in data
         assert secret in f"{NAME}{series.group}{series.accession_number}{series.files}"
     sealed = rows(memory.file, "SELECT sealed FROM groups")[0][0]
