@@ -83,16 +83,22 @@ def _complete(path: Path, *, frame_of_reference: bool) -> None:
         index.DimensionOrganizationUID = organization.DimensionOrganizationUID
         dataset.DimensionIndexSequence.append(index)
     groups = dataset.PerFrameFunctionalGroupsSequence
-    orientation = np.array(
-        dataset.SharedFunctionalGroupsSequence[0].PlaneOrientationSequence[0].ImageOrientationPatient, float
-    )
-    normal = np.cross(orientation[:3], orientation[3:])
-    along = [round(float(normal @ np.array(g.PlanePositionSequence[0].ImagePositionPatient, float)), 3) for g in groups]
-    for group, distance in zip(groups, along, strict=True):
-        content = group.FrameContentSequence[0]
-        content.StackID, content.InStackPositionNumber = "1", sorted(set(along)).index(distance) + 1
-        content.DimensionIndexValues = [1, content.InStackPositionNumber]
+    planes = [_plane(group, dataset.SharedFunctionalGroupsSequence[0]) for group in groups]
+    stacks = list(dict.fromkeys(orientation for orientation, _ in planes))
+    for group, (orientation, distance) in zip(groups, planes, strict=True):
+        content, stack = group.FrameContentSequence[0], stacks.index(orientation) + 1
+        places = sorted({along for other, along in planes if other == orientation})
+        content.StackID, content.InStackPositionNumber = str(stack), places.index(distance) + 1
+        content.DimensionIndexValues = [stack, content.InStackPositionNumber]
     dataset.save_as(path, enforce_file_format=True)
+
+
+def _plane(group: pydicom.Dataset, shared: pydicom.Dataset) -> tuple[tuple[float, ...], float]:
+    """Return a frame's orientation and its distance along the normal."""
+    source = group if "PlaneOrientationSequence" in group else shared
+    orientation = tuple(float(v) for v in source.PlaneOrientationSequence[0].ImageOrientationPatient)
+    position = np.array(group.PlanePositionSequence[0].ImagePositionPatient, float)
+    return orientation, round(float(np.cross(orientation[:3], orientation[3:]) @ position), 3)
 
 
 def counted(case: Any) -> bool:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import TypeVar
+
+ErrorT = TypeVar("ErrorT", bound="MedtlError")
 
 
 class MedtlError(Exception):
@@ -27,10 +30,11 @@ class MedtlError(Exception):
 
     def __reduce__(self) -> tuple[object, ...]:
         # Keyword-only arguments do not survive the default pickling, and errors cross worker processes.
-        return (_rebuild, (type(self), self.what, self.where, self.mend))
+        return (rebuild, (type(self), self.what, self.where, self.mend))
 
 
-def _rebuild(cls: type[MedtlError], what: str, where: str, mend: str) -> MedtlError:
+def rebuild(cls: type[ErrorT], what: str, where: str, mend: str) -> ErrorT:
+    """Return an error from its parts, in another process or from where it was kept."""
     return cls(what, where=where, mend=mend)
 
 

@@ -222,7 +222,7 @@ def _write(found: Survey, out: Path, folder: Path, *, redact_paths: bool) -> Non
     masks = 0 if redact_paths or found.unpacked else sum(len(study.masks) == 1 for study in found.studies)
     print_note(
         f"{out} holds patient identifiers: keep it to yourself. Add a column of labels, then: "
-        f"medtl train --studies {folder} --labels {out} --target COLUMN"
+        f"medtl train --studies {folder} --cases {out} --target COLUMN"
     )
     if masks:
         print_note(

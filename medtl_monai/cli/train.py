@@ -29,7 +29,12 @@ def train(
         Path | None, typer.Option(help="A whole data set: Decathlon, nnU-Net raw, or one folder a class.")
     ] = None,
     studies: Annotated[Path | None, typer.Option(help="A tree of DICOM files.")] = None,
-    labels: Annotated[Path | None, typer.Option(help="A CSV table, one row a case.")] = None,
+    labels: Annotated[
+        Path | None,
+        typer.Option(
+            "--labels", "--cases", help="A CSV table, one row a case: what medtl scan -o wrote, with your labels."
+        ),
+    ] = None,
     target: Annotated[str | None, typer.Option(help="Label column, or several: a,b.")] = None,
     key: Annotated[str | None, typer.Option(help="Column joined to the studies.")] = None,
     image: Annotated[str | None, typer.Option(help="Column of NIfTI paths, without --studies; a,b: channels.")] = None,

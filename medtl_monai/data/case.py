@@ -64,7 +64,7 @@ class Case:
 
 def folder_of(series: Series) -> str:
     """Return the folder of a series below the data root."""
-    return series.files[0].rpartition("/")[0] or series.files[0] if series.files else ""
+    return series.first_file.rpartition("/")[0] or series.first_file
 
 
 def fingerprints(sources: Sequence[Source | None]) -> tuple[str, ...]:

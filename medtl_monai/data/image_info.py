@@ -3,49 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Self
 
 from medtl_monai.config import PreprocessingConfig
 from medtl_monai.data.cases import Case, CaseTable
 from medtl_monai.data.grid import Grid
 from medtl_monai.dicom.description import Description
-from medtl_monai.dicom.geometry import Affine, ChannelInfo, Volume
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
-class ImageInfo:
-    """An image's geometry and kind.
-
-    Attributes:
-        shape: Size ``(i, j, k)``.
-        affine: Voxel indices to RAS millimetres.
-        channels: 1, 3 for colour, or the number of images that become channels.
-        modality: DICOM Modality; empty where unknown.
-        unit: Unit of the values; ``"any"`` where unknown.
-        spacing_known: Whether the file tells the pixel spacing.
-        channel_info: One entry a channel where channels have names.
-    """
-
-    shape: tuple[int, int, int]
-    affine: Affine
-    channels: int = 1
-    modality: str = ""
-    unit: str = "any"
-    spacing_known: bool = True
-    channel_info: tuple[ChannelInfo, ...] = ()
-
-    @classmethod
-    def of(cls, volume: Volume | Description) -> Self:
-        """Describe a volume, or what its headers say of it."""
-        return cls(
-            shape=volume.shape,
-            affine=volume.affine,
-            channels=volume.channels,
-            modality=volume.modality,
-            unit=volume.unit,
-            spacing_known=volume.spacing_known,
-            channel_info=volume.channel_info,
-        )
+class ImageInfo(Description):
+    """An image's geometry and kind."""
 
     @property
     def modalities(self) -> tuple[str, ...]:

@@ -166,15 +166,27 @@ class StudyImages:
 
     Attributes:
         choices: One an input.
-        problem: Why the images are not clear, in one clause without identifiers; empty if they are.
+        unclear: The first input that must be one series and is none or several; None if there is none.
         incomplete: Whether the study is to be left out: an input with ``missing: drop`` is not there.
-        clashes: Pairs of inputs that are one series.
+        clashes: Pairs of inputs that are one series, and that series.
     """
 
     choices: tuple[Choice, ...]
-    problem: str = ""
+    unclear: Choice | None = None
     incomplete: bool = False
-    clashes: tuple[tuple[str, str], ...] = ()
+    clashes: tuple[tuple[str, str, Series], ...] = ()
+
+    @property
+    def clear(self) -> bool:
+        """Whether each input is a series of its own, or may be missing."""
+        return self.unclear is None and not self.clashes
+
+    def why_unclear(self) -> str:
+        """Say in one clause, without identifiers, why the images are not clear."""
+        if self.unclear is not None:
+            return self.unclear.explain()
+        first, second, series = self.clashes[0]
+        return f"one series is both {first} and {second}: {series.summary()}"
 
     @property
     def sources(self) -> tuple[Series | None, ...]:
@@ -196,15 +208,11 @@ def choose_inputs(study: Study, inputs: Inputs) -> StudyImages:
     """
     choices = tuple(choose_series(study, item.rules, item.name) for item in inputs.items)
     pairs = list(zip(inputs.items, choices, strict=True))
-    unclear = [c for item, c in pairs if len(c.left) > 1 or (not c.left and item.missing == "error")]
+    unclear = (c for item, c in pairs if len(c.left) > 1 or (not c.left and item.missing == "error"))
     incomplete = any(not choice.left and item.missing == "drop" for item, choice in pairs)
-    clashes = _clashes(choices)
-    problem = unclear[0].explain() if unclear else ""
-    if clashes and not unclear:
-        first, second, series = clashes[0]
-        problem = f"one series is both {first} and {second}: {series.summary()}"
-    twins = tuple((first, second) for first, second, _ in clashes)
-    return StudyImages(choices=choices, problem=problem, incomplete=incomplete, clashes=twins)
+    return StudyImages(
+        choices=choices, unclear=next(unclear, None), incomplete=incomplete, clashes=tuple(_clashes(choices))
+    )
 
 
 def _clashes(choices: Sequence[Choice]) -> list[tuple[str, str, Series]]:

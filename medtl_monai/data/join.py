@@ -210,7 +210,7 @@ def _unmatched(
     if rows:
         raise table.bad_rows(f"no study has this {key}", rows, f"{_why(table, key, rows, studies)}. {mend}")
     if extra:
-        folders = listing("folder", [(study.series[0].files[0].rpartition("/")[0] or ".") + "/" for study in extra])
+        folders = listing("folder", [(study.series[0].first_file.rpartition("/")[0] or ".") + "/" for study in extra])
         what = f"{len(extra)} of {len(studies)} studies have no row ({folders})"
         raise DataError(what, where=table.path.name, mend=mend)
     return ()
@@ -232,11 +232,11 @@ def _series_of_each(
     table: Table, matched: Mapping[int, Study], inputs: Inputs
 ) -> tuple[dict[int, tuple[Source | None, ...]], tuple[str, ...]]:
     found = {number: choose_inputs(study, inputs) for number, study in matched.items()}
-    unclear = [row for row in table.rows if row.number in found and found[row.number].problem]
+    unclear = [row for row in table.rows if row.number in found and not found[row.number].clear]
     if unclear:
         image = "the images of a study are" if inputs.several else "the image of a study is"
         mend = MEND_INPUTS if inputs.names else MEND_SELECT
-        raise table.bad_rows(f"{image} not clear ({found[unclear[0].number].problem})", unclear, mend)
+        raise table.bad_rows(f"{image} not clear ({found[unclear[0].number].why_unclear()})", unclear, mend)
     complete = {number: images.sources for number, images in found.items() if not images.incomplete}
     gone = len(found) - len(complete)
     if not complete:

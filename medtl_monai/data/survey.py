@@ -261,7 +261,8 @@ def _state(n: int, images: StudyImages, inputs: Inputs, lines: Sequence[SeriesLi
         return {"fill": "missing, filled", "drop": "missing, the study is left out"}.get(item.missing, "missing")
     if not choice.clear:
         return f"{len(choice.left)} series could be it"
-    twins = [name for pair in images.clashes if item.name in pair for name in pair if name != item.name]
+    pairs = [pair[:2] for pair in images.clashes]
+    twins = [name for pair in pairs if item.name in pair for name in pair if name != item.name]
     if twins:
         return f"the same series as {' and '.join(twins)}"
     refused = [line for line in lines if line.input == item.name and line.verdict == "refused"]
@@ -275,7 +276,7 @@ def _series(item: Series, verdict: str, reason: str, redactor: Redactor, name: s
         spacing_mm=item.spacing_mm,
         plane=orientation_name(item) if item.volumetric and item.problem is None else "",
         part=printable(redactor.text(item.part)),
-        files=len(item.files),
+        files=item.file_count,
         folder=printable(redactor.path(_place(item))),
         verdict=verdict,
         reason=printable(redactor.text(reason)),
@@ -287,7 +288,7 @@ def _series(item: Series, verdict: str, reason: str, redactor: Redactor, name: s
 def _place(item: Series) -> str:
     """The folder of a series; of a two-dimensional image among others the file: its number alone does not tell."""
     alone = not item.volumetric and "image " in item.part
-    return item.files[0] if alone else str(PurePosixPath(item.files[0]).parent)
+    return item.first_file if alone else str(PurePosixPath(item.first_file).parent)
 
 
 def printable(text: str) -> str:

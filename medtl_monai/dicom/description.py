@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
@@ -16,6 +15,7 @@ from medtl_monai.dicom.geometry import Affine, ChannelInfo, Geometry, Volume
 from medtl_monai.dicom.header import Header
 from medtl_monai.dicom.opened import inflated
 from medtl_monai.dicom.pixels import check_size, require_decoder
+from medtl_monai.dicom.quiet import quiet
 from medtl_monai.dicom.runs import one_run
 from medtl_monai.dicom.select import Rules
 from medtl_monai.dicom.series import Series
@@ -48,8 +48,8 @@ class Description:
     channel_info: tuple[ChannelInfo, ...] = ()
 
     @classmethod
-    def of(cls, volume: Volume) -> Self:
-        """Describe a volume that was read."""
+    def of(cls, volume: Volume | Description) -> Self:
+        """Describe a volume that was read, or is described already."""
         return cls(
             shape=volume.shape,
             affine=volume.affine,
@@ -111,8 +111,7 @@ def _attributes(root: Path, header: Header) -> Dataset:
         DicomError: The file cannot be read any more.
     """
     try:
-        with warnings.catch_warnings(), open(root / header.path, "rb") as stream:
-            warnings.simplefilter("ignore")
+        with quiet(), open(root / header.path, "rb") as stream:
             return pydicom.dcmread(inflated(stream, header.path), force=True, stop_before_pixels=True)
     except OSError as error:
         raise DicomError("the file cannot be read any more", where=header.path, mend="Check the disk") from error

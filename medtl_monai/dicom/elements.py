@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 import struct
-from functools import cache
+from collections.abc import Callable
+from functools import cache, cached_property
 from typing import Any
 
 from pydicom.datadict import tag_for_keyword
@@ -17,6 +18,9 @@ from pydicom.dataset import Dataset
 from pydicom.tag import BaseTag, Tag
 
 from medtl_monai.errors import DicomError
+
+Raws = dict[int, RawDataElement]
+"""Raw elements by tag, as plain numbers."""
 
 _BINARY = {"US": "H", "SS": "h", "UL": "I", "SL": "i", "FL": "f", "FD": "d"}
 
@@ -30,26 +34,43 @@ def tag(keyword: str) -> BaseTag:
     return Tag(found)
 
 
+@cache
+def number(keyword: str) -> int:
+    """Return the tag of a DICOM keyword as a plain number, which compares faster."""
+    return int(tag(keyword))
+
+
 class Elements:
     """Reads single attributes of a dataset as Python values.
 
     Args:
-        dataset: The dataset.
+        source: A dataset; or raw elements by tag, which are looked up many times faster.
         path: The file, relative to the data root, for errors.
     """
 
-    def __init__(self, dataset: Dataset, path: str) -> None:
-        self.dataset = dataset
+    def __init__(self, source: Dataset | Raws, path: str) -> None:
         self.path = path
+        self._source = source
+        self._find: Callable[[int], Any] = source.get if isinstance(source, dict) else source.get_item
+
+    @cached_property
+    def dataset(self) -> Dataset:
+        """The dataset."""
+        source = self._source
+        return Dataset({raw.tag: raw for raw in source.values()}) if isinstance(source, dict) else source
 
     def __contains__(self, keyword: str) -> bool:
-        return tag(keyword) in self.dataset
+        return number(keyword) in self._source
 
-    def _raw(self, keyword: str) -> Any:
+    def raw(self, tag: int, keyword: str) -> Any:
+        """Return an element as it is in the file, or None; the keyword is for errors."""
         try:
-            return self.dataset.get_item(tag(keyword))
+            return self._find(tag)
         except Exception as error:  # pydicom converts some elements at once, and raises whatever the bytes provoke
             raise self.invalid(keyword) from error
+
+    def _raw(self, keyword: str) -> Any:
+        return self.raw(number(keyword), keyword)
 
     def _converted(self, keyword: str) -> Any:
         try:

@@ -89,7 +89,7 @@ class Damage:
 
 def with_damage(series: Series, error: DicomError | None) -> Series:
     """Return a series with the error of a damaged file as its problem."""
-    return series if error is None else dataclasses.replace(series, problem=error, spacing_mm=None)
+    return series if error is None else dataclasses.replace(series, problem=error, gap=None, spacing_mm=None)
 
 
 def lost_images(blank: Iterable[Skipped], places: set[tuple[str, str]]) -> list[Damaged]:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import struct
 
-from pydicom.dataset import Dataset
-
 from medtl_monai.dicom import sop
 from medtl_monai.dicom.elements import Elements
 from medtl_monai.dicom.functional import frame_planes, rescale
@@ -61,17 +59,14 @@ def image_header(opened: Opened, elements: Elements, sop_class: str) -> Header:
         lut="ModalityLUTSequence" in elements,
         units=elements.code("Units"),
         frame_of_reference=elements.code("FrameOfReferenceUID"),
-        overlay_bits=_overlay_bits(opened.dataset, elements),
+        overlay_bits=_overlay_bits(elements),
         laterality=elements.code("ImageLaterality"),
         view=elements.code("ViewPosition"),
     )
 
 
-def _overlay_bits(dataset: Dataset, elements: Elements) -> bool:
-    try:
-        item = dataset.get_item(OVERLAY_BIT_POSITION) if OVERLAY_BIT_POSITION in dataset else None
-    except Exception as error:  # pydicom raises whatever the bytes provoke
-        raise elements.invalid("OverlayBitPosition") from error
+def _overlay_bits(elements: Elements) -> bool:
+    item = elements.raw(OVERLAY_BIT_POSITION, "OverlayBitPosition")
     return item is not None and item.value not in (b"\0\0", 0, b"", None)
 
 

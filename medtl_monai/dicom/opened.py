@@ -6,7 +6,6 @@ import dataclasses
 import io
 import os
 import struct
-import warnings
 import zlib
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -18,7 +17,8 @@ from pydicom.dataset import Dataset
 from pydicom.tag import Tag
 
 from medtl_monai.dicom import sop
-from medtl_monai.dicom.elements import Elements, tag
+from medtl_monai.dicom.elements import Elements, Raws, tag
+from medtl_monai.dicom.quiet import quiet
 from medtl_monai.dicom.walk import HEAD_BYTES, walk
 from medtl_monai.errors import DicomError
 
@@ -48,8 +48,8 @@ WANTED = {key: (Tag(key), dictionary_VR(key)) for key in [*map(tag, _KEYWORDS.sp
 class Opened:
     """A dataset up to its pixels, and the stream standing at them."""
 
-    dataset: Dataset
-    meta: Dataset
+    dataset: Dataset | Raws
+    meta: Dataset | Raws
     stream: BinaryIO
     syntax: str
     implicit: bool
@@ -88,8 +88,7 @@ def open_dataset(stream: BinaryIO, path: str, *, force: bool = False) -> Opened:
     if walked is not None:
         size = stream.seek(0, os.SEEK_END)
         stream.seek(walked.end)
-        found, meta = Dataset(walked.elements), Dataset(walked.meta)
-        return Opened(found, meta, stream, walked.syntax, walked.implicit, True, size)
+        return Opened(walked.elements, walked.meta, stream, walked.syntax, walked.implicit, True, size)
     stream.seek(0)
     return _open_with_pydicom(stream, path, force)
 
@@ -97,8 +96,7 @@ def open_dataset(stream: BinaryIO, path: str, *, force: bool = False) -> Opened:
 def _open_with_pydicom(stream: BinaryIO, path: str, force: bool) -> Opened:
     plain = inflated(stream, path)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with quiet():
             source: Any = Bounded(plain)
             dataset = pydicom.dcmread(source, stop_before_pixels=True, force=force, specific_tags=list(WANTED))
     except Exception as error:  # damaged bytes provoke nearly any exception inside the parser
@@ -146,8 +144,7 @@ def read_object(file: Path, path: str) -> Dataset:
         DicomError: It cannot be read or parsed, or is cut short.
     """
     try:
-        with warnings.catch_warnings(), open(file, "rb") as stream:
-            warnings.simplefilter("ignore")
+        with quiet(), open(file, "rb") as stream:
             source: Any = Bounded(inflated(stream, path))
             dataset = pydicom.dcmread(source, force=True)
             _check_whole(dataset, path)

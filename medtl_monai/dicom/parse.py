@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import warnings
 from pathlib import Path
 from typing import BinaryIO
 
@@ -12,10 +11,11 @@ from pydicom.dataset import Dataset
 
 from medtl_monai.dicom import sop
 from medtl_monai.dicom.archive import is_zip
-from medtl_monai.dicom.elements import Elements
+from medtl_monai.dicom.elements import Elements, Raws
 from medtl_monai.dicom.header import Header, ObjectHeader
 from medtl_monai.dicom.image import identity, image_header
 from medtl_monai.dicom.opened import META_START, PREAMBLE, Opened, open_dataset
+from medtl_monai.dicom.quiet import quiet
 from medtl_monai.errors import DicomError
 
 _DISPLACED = 1024
@@ -66,8 +66,7 @@ def parse_file(root: Path, path: str) -> Parsed:
     """
     try:
         # pydicom's warnings quote values; what matters about a file becomes a typed error.
-        with open(root / path, "rb") as stream, warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with open(root / path, "rb") as stream, quiet():
             return _parse_stream(stream, path)
     except OSError as error:
         what = f"the file cannot be read ({error.strerror or type(error).__name__})"
@@ -145,7 +144,7 @@ def _route(opened: Opened, elements: Elements) -> Parsed:
     return image_header(opened, elements, sop_class)
 
 
-def _is_directory(meta: Dataset) -> bool:
+def _is_directory(meta: Dataset | Raws) -> bool:
     return Elements(meta, "").code("MediaStorageSOPClassUID") == sop.MEDIA_DIRECTORY
 
 

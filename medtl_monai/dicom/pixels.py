@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import warnings
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -18,6 +17,7 @@ from medtl_monai.dicom import sop
 from medtl_monai.dicom.codestream import announced_size
 from medtl_monai.dicom.header import Header
 from medtl_monai.dicom.opened import Bounded, inflated
+from medtl_monai.dicom.quiet import quiet
 from medtl_monai.errors import DicomError
 
 MAX_FILE_BYTES = 2**33
@@ -68,8 +68,7 @@ class FrameReader:
         if self._path != header.path or self._dataset is None:
             self._path, self._dataset, self._inflated = header.path, None, b""
             try:
-                with warnings.catch_warnings(), open(self.root / header.path, "rb") as stream:
-                    warnings.simplefilter("ignore")
+                with quiet(), open(self.root / header.path, "rb") as stream:
                     source: Any = Bounded(inflated(stream, header.path))
                     dataset = pydicom.dcmread(source, force=True)
             except OSError as error:
@@ -115,8 +114,7 @@ class FrameReader:
         require_decoder(header)
         dataset = self.dataset(header)
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
+            with quiet():
                 _check_codestream(dataset, header, frame)
                 values = pixel_array(dataset, index=frame, decoding_plugin=_plugin(header))
                 if header.format.photometric == "PALETTE COLOR":
@@ -242,7 +240,8 @@ def require_decoder(header: Header) -> None:
     uid = header.pixels.syntax
     name = sop.uid_name(uid)
     try:
-        decoder = get_decoder(uid)
+        with quiet():
+            decoder = get_decoder(uid)
     except NotImplementedError as error:
         raise DicomError(
             f"the transfer syntax ({name}) cannot be decoded by any package",

@@ -13,7 +13,7 @@ from typing import Any
 from medtl_monai.dicom.header import Header, ObjectHeader, PixelData, PixelFormat, Plane
 from medtl_monai.dicom.parse import Damaged, Parsed, Skipped
 from medtl_monai.dicom.series import Series, Slice
-from medtl_monai.errors import DicomError
+from medtl_monai.errors import DicomError, rebuild
 
 _PARTS = ("path", "format", "pixels", "planes", "image_type", "padding")
 _PLAIN = tuple(field.name for field in dataclasses.fields(Header) if field.name not in _PARTS)
@@ -21,7 +21,9 @@ _OBJECT = tuple(field.name for field in dataclasses.fields(ObjectHeader) if fiel
 _PLANE, _PIXELS, _FORMAT = (tuple(f.name for f in dataclasses.fields(c)) for c in (Plane, PixelData, PixelFormat))
 _TUPLES = ("shape", "spacing_mm", "notes")
 _SERIES = tuple(
-    field.name for field in dataclasses.fields(Series) if field.name not in ("root", "slices", "problem", *_TUPLES)
+    field.name
+    for field in dataclasses.fields(Series)
+    if field.name not in ("root", "slices", "problem", "gap", *_TUPLES)
 )
 
 LAYOUT = json.dumps([_PLAIN, _OBJECT, _PLANE, _PIXELS, _FORMAT, _SERIES, _TUPLES])
@@ -60,7 +62,7 @@ def unpack(record: Any, path: str) -> Parsed:
         if kind == "S":
             return Skipped(path, parts[0], parts[1])
         if kind == "D":
-            return Damaged(path, DicomError(parts[0][0], where=parts[0][1], mend=parts[0][2]), *parts[1:])
+            return Damaged(path, rebuild(DicomError, *parts[0]), *parts[1:])
     except (TypeError, IndexError, KeyError, ValueError) as error:
         raise ValueError("no record") from error
     raise ValueError("no record")
@@ -69,9 +71,9 @@ def unpack(record: Any, path: str) -> Parsed:
 def pack_series(series: Series) -> list[Any]:
     """Return a series' record, with the first of its slices only."""
     first = series.slices[0]
-    problem = None if series.problem is None else _error(series.problem)
+    errors = [None if error is None else _error(error) for error in (series.problem, series.gap)]
     head = [first.header.path, first.frame, pack(first.header)]
-    return [_values(series, _SERIES), _values(series, _TUPLES), problem, head]
+    return [_values(series, _SERIES), _values(series, _TUPLES), errors, head]
 
 
 def unpack_series(record: Any, root: Path) -> tuple[Series, Slice]:
@@ -81,14 +83,14 @@ def unpack_series(record: Any, root: Path) -> tuple[Series, Slice]:
         ValueError: The value is no record.
     """
     try:
-        plain, tuples, problem, (path, frame, packed) = record
+        plain, tuples, errors, (path, frame, packed) = record
         values = dict(zip(_SERIES, plain, strict=True))
         values |= {name: None if value is None else tuple(value) for name, value in zip(_TUPLES, tuples, strict=True)}
-        error = None if problem is None else DicomError(problem[0], where=problem[1], mend=problem[2])
+        problem, gap = (None if error is None else rebuild(DicomError, *error) for error in errors)
         header = unpack(packed, path)
         if not isinstance(header, Header):
             raise ValueError("no record")
-        return Series(root=root, problem=error, **values), Slice(header, frame)
+        return Series(root=root, problem=problem, gap=gap, **values), Slice(header, frame)
     except (TypeError, ValueError) as failure:
         raise ValueError("no record") from failure
 

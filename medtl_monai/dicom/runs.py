@@ -11,7 +11,7 @@ from medtl_monai.dicom import stack
 from medtl_monai.dicom.select import Rules, choose
 from medtl_monai.dicom.series import Series
 from medtl_monai.dicom.stack import POSITION_TOLERANCE, SPACING_TOLERANCE, Stack
-from medtl_monai.errors import DicomError
+from medtl_monai.errors import DicomError, rebuild
 from medtl_monai.notices import tell
 
 
@@ -32,18 +32,13 @@ def split_at_gaps(series: Series, rules: Rules) -> list[Series]:
     Raises:
         DicomError: No slice has a neighbour.
     """
-    if series.problem is not None or not series.volumetric or len(series.slices) < 2:
+    if series.problem is not None or series.gap is None:
         return [series]
-    try:
-        built = stack.build_stack(series.slices)
-    except DicomError:
-        return [series]  # reading it raises the same
-    if built.gap is None:
-        return [series]
+    built = stack.build_stack(tuple(series.slices))
     along = stack.distances(built.slices)
     bounds = equal_runs([float(step) for step in np.diff(along)])
     if not bounds:
-        raise built.gap
+        raise rebuild(type(series.gap), series.gap.what, series.gap.where, series.gap.mend)
     return _chosen([_run(series, built, bounds, number) for number in range(len(bounds))], rules)
 
 
@@ -56,7 +51,7 @@ def one_run(series: Series, rules: Rules) -> Series:
     runs = split_at_gaps(series, rules)
     if len(runs) == 1:
         return runs[0]
-    return choose(runs, Rules(part=rules.part, min_slices=rules.min_slices), series.files[0])
+    return choose(runs, Rules(part=rules.part, min_slices=rules.min_slices), series.first_file)
 
 
 def equal_runs(steps: Sequence[float]) -> list[tuple[int, int]]:
@@ -123,6 +118,7 @@ def _run(series: Series, built: Stack, bounds: Sequence[tuple[int, int]], number
         shape=(series.shape[0], series.shape[1], len(slices)),
         spacing_mm=(float(i), float(j), float(k)),
         part=f"{series.part}, {label}".strip(", "),
+        gap=None,
         notes=(*series.notes, *notes),
     )
 
@@ -136,14 +132,14 @@ def _chosen(runs: list[Series], rules: Rules) -> list[Series]:
         if len(longest) > 1:
             raise DicomError(
                 f"{len(longest)} runs have {most} slices: none is the longest",
-                where=runs[0].files[0],
+                where=runs[0].first_file,
                 mend="Choose one with select.run and its number",
             )
         return longest
     if rules.run > len(runs):
         raise DicomError(
             f"the series falls into {len(runs)} run(s); there is no run {rules.run}",
-            where=runs[0].files[0],
+            where=runs[0].first_file,
             mend="Choose another with select.run",
         )
     return [runs[rules.run - 1]]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from medtl_monai.dicom.elements import Elements
 from medtl_monai.dicom.functional import frame_planes, frame_segments
 from medtl_monai.dicom.header import Plane
 from medtl_monai.dicom.opened import read_object
+from medtl_monai.dicom.quiet import quiet
 from medtl_monai.errors import DicomError
 
 MAX_FRAMES = 1_000_000
@@ -80,8 +80,7 @@ class SegFile:
 
     def _decoded(self, frame: int) -> NDArray[Any]:
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
+            with quiet():
                 values = np.asarray(pixel_array(self.dataset, index=frame))
         except Exception as error:  # decoders raise whatever damaged bytes provoke
             raise DicomError(

@@ -184,7 +184,7 @@ def _left(series: Sequence[Series], rules: Rules, where: str) -> tuple[list[Seri
 
 
 def _several(left: Sequence[Series], where: str) -> DicomError:
-    shown = "; ".join(f"({n}) {item.summary()}, {item.files[0]}" for n, item in enumerate(left[:8], 1))
+    shown = "; ".join(f"({n}) {item.summary()}, {item.first_file}" for n, item in enumerate(left[:8], 1))
     more = f" and {len(left) - 8} more" if len(left) > 8 else ""
     return DicomError(
         f"{len(left)} series fit: {shown}{more}",

@@ -43,6 +43,8 @@ class Series:
         localizer: Whether the images are localizers (scouts).
         derived: Whether the images are derived secondary images or projections.
         problem: Why it cannot be read, as far as headers tell; raised by ``read_volume``.
+        gap: Missing or uneven slices, as an error that names them; raised by ``read_volume`` unless ``on_gap`` says
+            what to do about them.
         notes: What was left out or is unusual, without identifiers or file names.
     """
 
@@ -62,7 +64,18 @@ class Series:
     localizer: bool = False
     derived: bool = False
     problem: DicomError | None = None
+    gap: DicomError | None = None
     notes: tuple[str, ...] = ()
+
+    @property
+    def first_file(self) -> str:
+        """The first of its files."""
+        return self.slices[0].header.path
+
+    @property
+    def file_count(self) -> int:
+        """Number of its files; of single-frame files without fetching them."""
+        return len(self.slices) if self.slices[0].header.frames == 1 else len(self.files)
 
     @property
     def files(self) -> tuple[str, ...]:

@@ -328,10 +328,10 @@ def _series(root: Path, part: _Part) -> Series:
     problem = part.problem
     shape = (first.format.columns, first.format.rows, len(part.slices))
     spacing: tuple[float, float, float] | None = None
-    slices, notes = part.slices, part.notes
+    slices, notes, gap = part.slices, part.notes, None
     if problem is None:
         try:
-            shape, spacing, slices = _measure(part)
+            shape, spacing, slices, gap = _measure(part)
         except DicomError as error:
             problem = error
     return Series(
@@ -351,22 +351,27 @@ def _series(root: Path, part: _Part) -> Series:
         volumetric=_is_volumetric(first),
         derived=all(_is_derived(item.header) for item in part.slices),
         problem=problem,
+        gap=gap,
         notes=notes,
     )
 
 
-def _measure(part: _Part) -> tuple[tuple[int, int, int], tuple[float, float, float] | None, tuple[Slice, ...]]:
+_Measured = tuple[tuple[int, int, int], tuple[float, float, float] | None, tuple[Slice, ...], DicomError | None]
+"""Shape, spacing, slices in order, and what is missing between them."""
+
+
+def _measure(part: _Part) -> _Measured:
     first = part.slices[0]
     form = first.header.format
     if not _is_volumetric(first.header):
         spacing = stack.plane_of(first).spacing
         size = (spacing[1], spacing[0], 1.0) if spacing else None
-        return (form.columns, form.rows, 1), size, part.slices
+        return (form.columns, form.rows, 1), size, part.slices, None
     if len(part.slices) == 1 and not stack.plane_of(first).thickness:
-        return (form.columns, form.rows, 1), None, part.slices
+        return (form.columns, form.rows, 1), None, part.slices, None
     built = stack.build_stack(part.slices)
     i, j, k = np.linalg.norm(built.affine[:3, :3], axis=0)
-    return (form.columns, form.rows, len(part.slices)), (float(i), float(j), float(k)), built.slices
+    return (form.columns, form.rows, len(part.slices)), (float(i), float(j), float(k)), built.slices, built.gap
 
 
 def _is_derived(header: Header) -> bool:

@@ -166,13 +166,22 @@ def refusal(series: Series, *, select: Mapping[str, Any] | Rules | None = None, 
     """
     rules = Rules.of(select)
     problem = problem_of(series, rules)
-    if problem is None and series.volumetric:
+    if problem is None:
         try:
-            built = stack.build_stack((one_run(series, rules) if on_gap == "split" else series).slices)
+            problem = _gap(series, rules, on_gap)
         except DicomError as error:
-            return str(error)
-        problem = built.gap if on_gap != "interpolate" else None
+            problem = error
     return "" if problem is None else str(problem)
+
+
+def _gap(series: Series, rules: Rules, on_gap: OnGap) -> DicomError | None:
+    """Return, or raise, what the geometry of a series has against reading it."""
+    if series.volumetric and len(series.slices) == 1:
+        # A lone slice is measured when it is asked for: most are refused as stubs.
+        stack.build_stack(series.slices)
+    if series.gap is None or on_gap == "interpolate":
+        return None
+    return one_run(series, rules).gap if on_gap == "split" else series.gap
 
 
 def problem_of(series: Series, rules: Rules) -> MedtlError | None:
@@ -182,13 +191,13 @@ def problem_of(series: Series, rules: Rules) -> MedtlError | None:
     if is_stub(series, rules.min_slices):
         return DicomError(
             f"only {series.shape[2]} slice(s) of a volume",
-            where=series.files[0],
+            where=series.first_file,
             mend="Export the whole series, or select with min_slices: 1",
         )
     if _is_cine(series) and "frame" not in series.part:
         return DicomError(
             f"a cine of {series.slices[0].header.frames} frames is no single image",
-            where=f"{series.files[0]}, NumberOfFrames",
+            where=f"{series.first_file}, NumberOfFrames",
             mend="Read it with read_volumes, one volume a frame, or export the frames you need",
         )
     return None

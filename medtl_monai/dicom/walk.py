@@ -52,8 +52,8 @@ class Walked:
         end: Where the pixel element, or the end of the file, begins.
     """
 
-    elements: dict[BaseTag, RawDataElement]
-    meta: dict[BaseTag, RawDataElement]
+    elements: dict[int, RawDataElement]
+    meta: dict[int, RawDataElement]
     syntax: str
     implicit: bool
     end: int
@@ -77,12 +77,12 @@ def walk(data: bytes, wanted: Mapping[int, tuple[BaseTag, str]]) -> Walked | Non
 
 def _walk(data: bytes, wanted: Mapping[int, tuple[BaseTag, str]]) -> Walked:
     meta, at = _meta(data)
-    syntax = meta.get(BaseTag(0x00020010))
+    syntax = meta.get(0x00020010)
     uid = syntax.value.decode("ascii", "replace").rstrip("\0 ") if syntax and syntax.value else ""
     if not uid.startswith("1.2.840.10008.1.2") or uid in (sop.DEFLATED, sop.EXPLICIT_BIG):
         raise _UnusualError
     implicit = uid == sop.IMPLICIT_LITTLE
-    found: dict[BaseTag, RawDataElement] = {}
+    found: dict[int, RawDataElement] = {}
     last = 0
     while at < len(data):
         tag, vr, start, length = _element(data, at, implicit)
@@ -103,23 +103,22 @@ def _walk(data: bytes, wanted: Mapping[int, tuple[BaseTag, str]]) -> Walked:
             kind = keep[1] if implicit else vr.decode()
             if len(value) != length or (kind in _TEXT and (not value.isascii() or b"\x1b" in value)):
                 raise _UnusualError
-            found[keep[0]] = RawDataElement(keep[0], kind, length, value, start, implicit, True)
+            found[tag] = RawDataElement(keep[0], kind, length, value, start, implicit, True)
     if at > len(data) or len(data) >= HEAD_BYTES:
         raise _UnusualError
     return Walked(found, meta, uid, implicit, at)
 
 
-def _meta(data: bytes) -> tuple[dict[BaseTag, RawDataElement], int]:
+def _meta(data: bytes) -> tuple[dict[int, RawDataElement], int]:
     """Read the file meta group, always explicit little endian."""
-    found: dict[BaseTag, RawDataElement] = {}
+    found: dict[int, RawDataElement] = {}
     at = _START
     while at + 2 <= len(data) and _short_length(data, at)[0] == 2:
         tag, vr, start, length = _element(data, at, False)
         if length == _UNDEFINED:
             raise _UnusualError
         at = start + length
-        key = BaseTag(tag)
-        found[key] = RawDataElement(key, vr.decode(), length, data[start:at], start, False, True)
+        found[tag] = RawDataElement(BaseTag(tag), vr.decode(), length, data[start:at], start, False, True)
     return found, at
 
 

@@ -57,7 +57,7 @@ def test_learns(dims: int, up: str) -> None:
     masks, unseen = cubes(4, 16, dims, 0), cubes(4, 16, dims, 1)
     head = SegmentationHead(context(MASK, pyramid), up=up, channels=16)
     size = (16,) * dims
-    losses = train(head, informative(pyramid, masks, 0), batch_of(masks, size), steps=40, lr=0.03)
+    losses = train(head, informative(pyramid, masks, 0), batch_of(masks, size), steps=70, lr=0.03)
     found = scores(head, informative(pyramid, unseen, 1), batch_of(unseen, size))["dice"]
     assert losses[-1] < 0.5 * losses[0]
     assert found.shape == (2,)

@@ -52,9 +52,9 @@ def find_studies(root: Path, files: Sequence[Found], config: DataConfig) -> tupl
     for study, place in studies:
         found = choose_inputs(study, inputs)
         if inputs.flat_apart and found.flat:
-            placed += [Placed(sources=(item,), found=places.get(item.files[0], place)) for item in found.flat]
-        elif found.problem:
-            unclear.append((place.file.rpartition("/")[0], found.problem))
+            placed += [Placed(sources=(item,), found=places.get(item.first_file, place)) for item in found.flat]
+        elif not found.clear:
+            unclear.append((place.file.rpartition("/")[0], found.why_unclear()))
         elif found.incomplete:
             incomplete += 1
         else:

@@ -110,7 +110,7 @@ def test_a_hit_decodes_nothing_and_writes_nothing(tmp_path, monkeypatch):
     def refuse(*_, **__):
         raise AssertionError("a pixel was decoded")
 
-    for module in ("medtl_monai.data.cases.read_volume", "medtl_monai.data.cases.read_nifti"):
+    for module in ("medtl_monai.data.case_table.read_volume", "medtl_monai.data.case_table.read_nifti"):
         monkeypatch.setattr(module, refuse)
     for method in ("stored", "dataset"):
         monkeypatch.setattr(FrameReader, method, refuse)
