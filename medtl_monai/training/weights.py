@@ -18,8 +18,9 @@ from medtl_monai.training.source import RunSource
 from medtl_monai.transfer.adapt import GreyFromColour
 from medtl_monai.transfer.coverage import CoverageReport
 from medtl_monai.transfer.download import hash_file
+from medtl_monai.transfer.downloaded import MAX_BYTES
 from medtl_monai.transfer.model import TransferModel
-from medtl_monai.transfer.reading import MAX_BYTES, read_state
+from medtl_monai.transfer.reading import read_state
 from medtl_monai.transfer.sources import Source, is_hub, is_web, public_name, resolve_source, split_hash
 from medtl_monai.transfer.weights import load_into
 

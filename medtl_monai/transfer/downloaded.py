@@ -18,6 +18,9 @@ FOLDER = "MEDTL_WEIGHTS"
 OFFLINE = "MEDTL_OFFLINE"
 """Environment variable: ``1`` forbids every download."""
 
+MAX_BYTES = 8 * 1024**3
+"""Largest weights file that is downloaded or read: 8 GiB."""
+
 SUFFIX = ".weights"
 _TRUE = ("1", "true", "yes", "on")
 _WHOLE = re.compile(r"[0-9a-f]{64}\.weights")

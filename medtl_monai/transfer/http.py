@@ -22,11 +22,12 @@ Progress = Callable[[int, int], None]
 TIMEOUT_S = (10.0, 60.0)
 """Longest wait for a connection, and for the next bytes."""
 ATTEMPTS = 5
-"""Attempts in a row that bring nothing new."""
+"""Attempts in a row that bring next to nothing."""
 PAUSE_S = 0.5
 """Pause before the second attempt; it doubles each time."""
 
-_CHUNK = 1 << 20
+_CHUNK = 1 << 16
+_GAIN = 1 << 20
 _REDIRECTS = 5
 _LONGEST_PAUSE_S = 30.0
 _RETRY = (408, 425, 429, 500, 502, 503, 504)
@@ -103,10 +104,9 @@ class Fetch:
             WeightsError: If the server refuses, has another number of bytes, or the connection keeps failing.
             StorageError: If the disk has no room for it.
         """
-        failures = 0
+        failures, furthest = 0, self.part.size
         with requests.Session() as session:
             while True:
-                before = self.part.size
                 try:
                     reason, pause = self._attempt(session)
                 except (requests.exceptions.SSLError, ValueError) as error:
@@ -116,7 +116,9 @@ class Fetch:
                     reason, pause = f"{urlsplit(self.url).hostname}: {_describe(error)}", 0.0
                 if not reason:
                     return
-                failures = 1 if self.part.size - before >= _CHUNK else failures + 1
+                # What was had before and thrown away is no progress.
+                failures = 1 if self.part.size - furthest >= _GAIN else failures + 1
+                furthest = max(furthest, self.part.size)
                 if failures >= ATTEMPTS:
                     have = f"after {self.part.size} of {self.size} bytes" if self.size else f"at {self.part.size} bytes"
                     what = f"the download stopped {have} ({reason})"

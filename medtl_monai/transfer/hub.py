@@ -68,8 +68,6 @@ def hub_file(
             if facts.size is not None and facts.size > max_bytes:
                 what = f"the file has {facts.size} bytes, {max_bytes} are accepted"
                 raise WeightsError(what, where=where, mend="Make sure that it is the right file")
-            # From here on the commit: a branch may move between two questions.
-            revision = facts.commit_hash or revision
         found = library.hf_hub_download(
             repo, path, revision=revision, local_files_only=local, tqdm_class=_bar(library, progress)
         )

@@ -16,9 +16,7 @@ from safetensors.torch import load as parse_safetensors
 from torch import Tensor
 
 from medtl_monai.errors import WeightsError
-
-MAX_BYTES = 8 * 1024**3
-"""Largest weights file that is read by default: 8 GiB."""
+from medtl_monai.transfer.downloaded import MAX_BYTES
 
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "network", "net", "params")
 

@@ -12,10 +12,9 @@ from urllib.parse import urlsplit
 
 from medtl_monai.errors import WeightsError
 from medtl_monai.transfer.download import download
-from medtl_monai.transfer.downloaded import file_name, find, is_offline, touch
+from medtl_monai.transfer.downloaded import MAX_BYTES, file_name, find, is_offline, touch
 from medtl_monai.transfer.http import Progress
 from medtl_monai.transfer.hub import hub_file, parse_hub
-from medtl_monai.transfer.reading import MAX_BYTES
 
 _SCHEME = re.compile(r"[a-z][a-z0-9+]+:", re.IGNORECASE)
 _FRAGMENT = re.compile(r"sha256=([0-9a-fA-F]{64})")
@@ -122,7 +121,7 @@ def public_name(uri: str) -> str:
     if not is_web(uri):
         return uri.partition("#")[0]
     parts = urlsplit(uri)
-    return f"{parts.scheme}://{parts.hostname or ''}{parts.path}"
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
 
 
 def _here(uri: str, sha256: str | None, limit: int) -> Source | None:

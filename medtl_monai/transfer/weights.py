@@ -13,9 +13,10 @@ from medtl_monai.modules import Backbone
 from medtl_monai.specs import Inflation
 from medtl_monai.transfer.adapt import GreyFromColour, absorber, adapt_input_channels, inflate
 from medtl_monai.transfer.coverage import CoverageReport, Mismatch, StageCoverage
+from medtl_monai.transfer.downloaded import MAX_BYTES
 from medtl_monai.transfer.keys import KeyMap, best_dialect, common_prefix, map_keys, suggest_prefixes, wrapped_dialect
 from medtl_monai.transfer.model import TransferModel
-from medtl_monai.transfer.reading import MAX_BYTES, read_state
+from medtl_monai.transfer.reading import read_state
 from medtl_monai.transfer.sources import resolve_source
 from medtl_monai.transfer.stages import ModelStage, backbone_stages
 
@@ -274,14 +275,14 @@ def _advice(
             f"For example {one.name.removeprefix('backbone.')} is {one.file} in the file and {one.model} in the model: "
             f"build the backbone with the options of the weights"
         )
+    pair = suggest_prefixes(tuple(mapped), model_keys)
     wrapped = wrapped_dialect(tuple(mapped), model_keys, dialects)
-    if wrapped is not None and wrapped[2] > report.loaded:
+    if wrapped is not None and wrapped[2] > max(report.loaded, pair[2] if pair else 0):
         prefix, dialect, hits = wrapped
         return (
             f"The file's keys are those of {dialect!r} behind {prefix!r}: "
             f"key_map=(({prefix!r}, ''),) would match {hits} tensors"
         )
-    pair = suggest_prefixes(tuple(mapped), model_keys)
     if pair is not None and pair[2] > report.loaded:
         other = f"the model's start with {pair[1]!r}" if pair[1] else "the model's have no prefix"
         return (
