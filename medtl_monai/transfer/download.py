@@ -74,6 +74,19 @@ def hash_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def require_hash(path: Path, sha256: str, where: str) -> str:
+    """Return the SHA-256 of a file that must have this one.
+
+    Raises:
+        WeightsError: If it has another.
+    """
+    found = hash_file(path)
+    if found != sha256.lower():
+        what = f"the file's sha256 is {found[:12]}…, expected is {sha256[:12].lower()}…"
+        raise WeightsError(what, where=where, mend="Remove the file and get it again: it is damaged or another one")
+    return found
+
+
 def _fetch_checked(fetch: Fetch, sha256: str | None) -> str:
     # What an earlier process left may be of another version of the file: it is worth one more try from the start.
     resumed = fetch.part.size > 0
