@@ -149,11 +149,11 @@ def _print_weights(weights: Sequence[WeightsSpec]) -> None:
             _join(w.datasets),
             f"{w.bytes / 1e6:.1f} MB",
             w.license,
-            "here" if weights_here(w) else "",
+            "yes" if weights_here(w) else "no",
         )
         for w in weights
     ]
-    print_table(("  Weights", "Method", "Data sets", "Size", "Licence", ""), rows)
+    print_table(("  Weights", "Method", "Data sets", "Size", "Licence", "Here"), rows)
     print_fields([("Cite weights", "\n".join(dict.fromkeys(w.citation for w in weights if w.citation)))])
 
 
