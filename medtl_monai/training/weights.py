@@ -128,7 +128,9 @@ def fetch_own(text: str, reporter: Reporter, *, unknown: str = "Give a file that
     if not (is_web(text) or is_hub(text)):
         path = Path(text.removeprefix("file:")).expanduser()
         if not path.is_file():
-            raise WeightsError(f"{path.name!r} is neither a file nor weights on offer", mend=unknown)
+            raise WeightsError(
+                f"{path.name!r} is neither a file nor weights on offer", mend=f"Check the name. {unknown}"
+            )
         return Source(path=path, origin=path.name), None
     address, sha256 = split_hash(text)
     where = public_name(address)

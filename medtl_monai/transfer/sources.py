@@ -86,7 +86,7 @@ def resolve_source(
     if last is not None and len(uris) == 1:
         raise last
     what = f"the weights cannot be had ({'; '.join(reasons)})"
-    mend = last.mend if last is not None else "Get the file yourself and pass it with --weights FILE"
+    mend = "Get the file yourself, where there is a network, and pass it with --weights FILE"
     raise WeightsError(what, where=where, mend=mend)
 
 
