@@ -17,7 +17,7 @@ $(READY): pyproject.toml constraints.txt
 	  { echo "medtl needs Python 3.11 or newer; name one with 'make venv PYTHON=python3.12'." >&2; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install $(PIP_ARGS) --constraint constraints.txt --editable '.[codecs,dev,docs]'
+	$(BIN)/python -m pip install $(PIP_ARGS) --constraint constraints.txt --editable '.[codecs,hub,dev,docs]'
 	touch $@
 
 # What an earlier demo wrote is replaced.

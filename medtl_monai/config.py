@@ -226,7 +226,9 @@ class ModelConfig(_Section):
     backbone: str = "resnet18-3d"
     """A backbone's name (options as ``name:key=value``), or the folder of a finished run."""
     weights: str | None = None
-    """An id that the backbone offers, or a file. A run folder brings its own."""
+    """An id that the backbone offers, a file, an https address, or hf://OWNER/REPOSITORY@REVISION/PATH.
+
+    A run folder brings its own."""
     head: str | None = None
     """A head's name. Default: chosen from the target."""
     policy: str | None = None
@@ -235,6 +237,10 @@ class ModelConfig(_Section):
     """Control experiments only: let a policy freeze stages that received no weights."""
     min_coverage: float | None = Field(None, gt=0, le=1)
     """Share of the backbone's tensors that must be loaded. Default: what the weights declare."""
+    key_map: list[tuple[str, str]] = []
+    """For your own file: pairs of prefixes, what its keys start with and what is put there; ``re:…`` is a pattern."""
+    inflation: Literal["repeat", "centre"] | None = None
+    """For your own 2D file in a 3D network: its kernels repeated along the new axis, or in its centre."""
 
 
 class TrainingConfig(_Section):

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import dataclasses
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, Literal, Protocol
 
 import torch
@@ -28,11 +29,14 @@ class Backbone(nn.Module):
             declares for the defaults; None means the spec's ``stages`` hold.
         input_spec: What this instance wants to see, where a parameter changes it (fewer levels need less divisible
             sizes); None means the spec's ``input`` holds.
+        dialects: How other files name this backbone's tensors: key maps (see :class:`WeightsSpec`) by name. A user's
+            file that is written in one of them is loaded without further ado, and the run says so.
     """
 
     stages: nn.ModuleDict
     stage_specs: tuple[Stage, ...] | None = None
     input_spec: InputSpec | None = None
+    dialects: Mapping[str, Sequence[tuple[str, str]]] = MappingProxyType({})
 
     def tap(self, name: str, state: Tensor) -> Tensor:
         """Return the feature map ``[B, channels, *spatial]`` of stage ``name`` from its state."""

@@ -22,6 +22,7 @@ Role = Literal["backbone", "neck", "head"]
 Params = Literal["all", "norm", "bias", "adapter", "none"]
 NormMode = Literal["live", "eval"]
 TargetKind = Literal["class", "classes", "number", "mask"]
+Inflation = Literal["repeat", "centre"]
 Normalise = Literal["zscore", "zscore-nonzero", "minmax", "fixed", "none"]
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
@@ -80,12 +81,8 @@ class Parameter:
     help: str = ""
 
     def __post_init__(self) -> None:
-        _check(
-            self.name.isidentifier(),
-            f"{self.name!r} is not an identifier",
-            "Parameter.name",
-            "Use letters, digits and '_'",
-        )
+        what = f"{self.name!r} is not an identifier"
+        _check(self.name.isidentifier(), what, "Parameter.name", "Use letters, digits and '_'")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -107,12 +104,8 @@ class Stage:
         _check(
             self.channels > 0, f"channels is {self.channels}", f"stage {self.name}", "Give the number its output has"
         )
-        _check(
-            all(s >= 1 for s in self.stride),
-            f"stride is {self.stride}",
-            f"stage {self.name}",
-            "Use whole numbers from 1",
-        )
+        where = f"stage {self.name}"
+        _check(all(s >= 1 for s in self.stride), f"stride is {self.stride}", where, "Use whole numbers from 1")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -209,15 +202,19 @@ class WeightsSpec:
 
     Attributes:
         id: Name of these weights, unique within the backbone.
-        uris: Where the bytes are, tried in order: a path, ``file:``, ``package:dist/resource``, ``https:``, ``hf:``.
+        uris: Where the bytes are, tried in order: a path, ``file:``, ``package:dist/resource``, ``https://…``,
+            ``hf://owner/repository@revision/path``.
         sha256: Hash of the file, checked before anything is parsed.
-        bytes: Size of the file.
+        bytes: Size of the file; more is never read.
         license: SPDX id of the *weights*, which is often not that of the code.
         citation: How to cite them.
         method: How they were trained, for example ``"supervised"`` or ``"masked-autoencoder"``.
         datasets: Ids of the data sets they have seen (leak check).
-        key_map: ``(old prefix, new prefix)`` pairs applied to the file's keys, in order.
+        key_map: ``(old prefix, new prefix)`` pairs applied to the file's keys, in order; an old one ``"re:…"`` is a
+            regular expression, the new one then what :func:`re.sub` puts in place of its first match.
         min_coverage: Share of the backbone's tensors that must be loaded.
+        inflation: How a 2D file's kernels become a 3D network's: ``"repeat"`` along the new axis divided by its length
+            (Carreira and Zisserman 2017), ``"centre"`` with zeros around; None refuses them.
     """
 
     id: str
@@ -230,6 +227,7 @@ class WeightsSpec:
     datasets: tuple[str, ...] = ()
     key_map: tuple[tuple[str, str], ...] = ()
     min_coverage: float = 1.0
+    inflation: Inflation | None = None
 
     def __post_init__(self) -> None:
         _check_tuples(self)
@@ -239,6 +237,7 @@ class WeightsSpec:
         _check(_SHA256.fullmatch(self.sha256) is not None, "sha256 is not 64 hex digits", where, "Run sha256sum FILE")
         _check(self.bytes > 0, f"bytes is {self.bytes}", where, "Give the size of the file")
         _check(bool(self.license), "license is empty", where, "Give the SPDX id of the weights' licence")
+        _check(self.inflation in (None, "repeat", "centre"), "inflation is unknown", where, "Use repeat or centre")
         _check(0 < self.min_coverage <= 1, f"min_coverage is {self.min_coverage}", where, "Give a share such as 1.0")
 
 

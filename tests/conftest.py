@@ -15,6 +15,9 @@ def own_user_folder(tmp_path_factory):
             "MEDTL_BLOCK",
             "MEDTL_STRICT",
             "MEDTL_CACHE",
+            "MEDTL_WEIGHTS",
+            "MEDTL_OFFLINE",
+            "HF_HUB_OFFLINE",
         ):
             patch.delenv(name, raising=False)
         yield

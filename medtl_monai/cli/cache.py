@@ -1,4 +1,4 @@
-"""``medtl cache``: what was decoded once and kept on this disk, and removing it."""
+"""``medtl cache``: what was decoded or downloaded once and kept on this disk, and removing it."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from medtl_monai.errors import ConfigError
 if TYPE_CHECKING:
     from medtl_monai.config import CacheConfig
     from medtl_monai.data.cache.usage import Freed, Stored
+    from medtl_monai.transfer.downloaded import Downloaded
 
 app = typer.Typer(cls=ListOrShow, add_completion=False)
 
@@ -39,11 +40,12 @@ def show(
     from medtl_monai.config import CacheConfig
     from medtl_monai.data.cache.places import scans_folder
     from medtl_monai.data.cache.usage import entries, other_bytes, scans
+    from medtl_monai.transfer.downloaded import downloaded, weights_folder
 
     load_host(plugin)
     config = CacheConfig(folder=folder)
     place, enabled = _place(config)
-    found, remembered = entries(place), scans(scans_folder())
+    found, remembered, weights = entries(place), scans(scans_folder()), downloaded(weights_folder())
     if json:
         print_json(
             {
@@ -54,6 +56,8 @@ def show(
                 "entries": [_plain(each) for each in found],
                 "scans_folder": str(scans_folder()),
                 "scans": [_plain(each) for each in remembered],
+                "weights_folder": str(weights_folder()),
+                "weights": [_plain(each) for each in weights],
             }
         )
         return
@@ -65,9 +69,11 @@ def show(
             ("Entries", f"{len(found)}, {_size(size)} of at most {config.max_gib:g} GiB (cache.max_gib)"),
             ("Last used", _ago(max((each.used for each in found), default=0.0))),
             ("Remembered scans", f"{len(remembered)}, {_size(sum(e.bytes for e in remembered))} in {scans_folder()}"),
+            ("Downloaded weights", f"{len(weights)}, {_size(sum(e.bytes for e in weights))} in {weights_folder()}"),
         ]
     )
-    rows = [("image", each) for each in reversed(found)] + [("scan", each) for each in reversed(remembered)]
+    rows: list[tuple[str, Stored | Downloaded]] = [("image", each) for each in reversed(found)]
+    rows += [("scan", each) for each in reversed(remembered)] + [("weights", each) for each in reversed(weights)]
     if rows:
         typer.echo()
         shown = rows if every else rows[:_SHOWN]
@@ -86,6 +92,7 @@ def clear(
         float | None, typer.Option(min=0, metavar="DAYS", help="Only what was not used for so many days.")
     ] = None,
     scans: Annotated[bool, typer.Option("--scans", help="Remembered scans as well.")] = False,
+    weights: Annotated[bool, typer.Option("--weights", help="Downloaded weights as well.")] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
     plugin: PluginOption = None,
     json: JsonOption = False,
@@ -95,33 +102,39 @@ def clear(
     from medtl_monai.config import CacheConfig
     from medtl_monai.data.cache import usage
     from medtl_monai.data.cache.places import STAMPS, is_cache, scans_folder
+    from medtl_monai.transfer import downloaded
 
     load_host(plugin)
     place, _ = _place(CacheConfig(folder=folder))
     days = older_than or 0.0
-    _confirm(place, scans, older_than, yes)
+    _confirm(place, scans, weights, older_than, yes)
     freed = usage.Freed()
     # Where nothing was ever cached there is nothing to remove; any other folder that is not ours is refused.
     if is_cache(place) or (place.exists() and any(place.iterdir())):
         freed += usage.clear(place, older_than_days=days)
         _forget(place / STAMPS, days)
     gone = usage.clear_scans(scans_folder(), older_than_days=days) if scans else usage.Freed()
+    fetched = downloaded.clear(downloaded.weights_folder(), older_than_days=days) if weights else []
+    files = usage.Freed(len(fetched), sum(each.bytes for each in fetched))
     if json:
-        print_json({"images": _freed(freed), "scans": _freed(gone)})
+        print_json({"images": _freed(freed), "scans": _freed(gone), "weights": _freed(files)})
         return
     typer.echo(f"removed {freed.entries} images: {_size(freed.bytes)} freed")
     if scans:
         typer.echo(f"removed {gone.entries} remembered scans: {_size(gone.bytes)} freed")
+    if weights:
+        typer.echo(f"removed {files.entries} downloaded weights: {_size(files.bytes)} freed")
 
 
-def _confirm(place: Path, scans: bool, older_than: float | None, yes: bool) -> None:
+def _confirm(place: Path, scans: bool, weights: bool, older_than: float | None, yes: bool) -> None:
     import sys
 
     if yes:
         return
     if not sys.stdin.isatty():
         raise ConfigError("nobody can be asked here", where="medtl cache clear", mend="Say so with --yes")
-    what = "the preprocessed images" + (" and remembered scans" if scans else "")
+    what = "the preprocessed images" + (", remembered scans" if scans else "")
+    what += ", downloaded weights" if weights else ""
     age = f" not used for {older_than:g} days" if older_than else ""
     if not typer.confirm(f"Remove {what} in {place}{age}?"):
         typer.echo("nothing was removed")
@@ -145,7 +158,7 @@ def _forget(stamps: Path, days: float) -> None:
         Stamps(stamps, b"").forget(days)
 
 
-def _plain(each: Stored) -> dict[str, Any]:
+def _plain(each: Stored | Downloaded) -> dict[str, Any]:
     return {"name": each.name, "bytes": each.bytes, "used": round(each.used)}
 
 

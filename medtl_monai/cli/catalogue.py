@@ -84,6 +84,13 @@ def print_entry(host: Host, kind: Kind, name: str, *, json: bool) -> None:
         _print_weights(spec.weights)
 
 
+def weights_here(weights: WeightsSpec) -> bool:
+    """Return whether these weights are on this machine; their hash is checked when they are used."""
+    from medtl_monai.transfer.sources import is_here
+
+    return is_here(weights.uris, weights.sha256)
+
+
 def shape(values: Sequence[float]) -> str:
     """Return ``2×2×1`` for ``(2, 2, 1)``."""
     return "×".join(f"{value:g}" for value in values)
@@ -135,8 +142,18 @@ def _print_weights(weights: Sequence[WeightsSpec]) -> None:
     if not weights:
         print_fields([("Weights", "none with this plugin: training starts from scratch, or from a finished run")])
         return
-    rows = [(f"  {w.id}", w.method, _join(w.datasets), f"{w.bytes / 1e6:.1f} MB", w.license) for w in weights]
-    print_table(("  Weights", "Method", "Data sets", "Size", "Licence"), rows)
+    rows = [
+        (
+            f"  {w.id}",
+            w.method,
+            _join(w.datasets),
+            f"{w.bytes / 1e6:.1f} MB",
+            w.license,
+            "yes" if weights_here(w) else "no",
+        )
+        for w in weights
+    ]
+    print_table(("  Weights", "Method", "Data sets", "Size", "Licence", "Here"), rows)
     print_fields([("Cite weights", "\n".join(dict.fromkeys(w.citation for w in weights if w.citation)))])
 
 

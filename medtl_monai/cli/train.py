@@ -41,7 +41,7 @@ def train(
     group_by: Annotated[str | None, typer.Option(help="Column that never straddles splits. Default: patient.")] = None,
     split: Annotated[str | None, typer.Option(help="Column of given splits: train, val, test.")] = None,
     backbone: Annotated[str | None, typer.Option(help="A name (options: name:key=value) or a run folder.")] = None,
-    weights: Annotated[str | None, typer.Option(help="Weights the backbone offers, or a file.")] = None,
+    weights: Annotated[str | None, typer.Option(help="Weights the backbone offers, a file, or an address.")] = None,
     head: Annotated[str | None, typer.Option(help="Default: chosen from the target.")] = None,
     policy: Annotated[str | None, typer.Option(help="Default: lp-ft with weights, full without.")] = None,
     out: Annotated[Path | None, typer.Option(help="The run folder.")] = None,

@@ -24,7 +24,7 @@ from medtl_monai.training.folder import RunFolder
 from medtl_monai.training.record import ModelRecord
 from medtl_monai.training.reporter import Reporter
 from medtl_monai.training.source import RunSource, open_source
-from medtl_monai.training.weights import load_pretrained
+from medtl_monai.training.weights import Seen, load_pretrained
 from medtl_monai.transfer.coverage import CoverageReport
 from medtl_monai.transfer.freeze import Freezer
 from medtl_monai.transfer.model import TransferModel
@@ -129,8 +129,9 @@ def assemble(config: RunConfig, host: Host, reporter: Reporter) -> Assembly:
     data = read_data(config, parts, reporter)
     record = describe(parts, data)
     model = build_model(record, parts.backbone, parts.head, seed=config.training.seed)
-    channels = record.context.image_channels
-    coverage = load_pretrained(model, parts.backbone_spec, parts.source, config.model, image_channels=channels)
+    # Not the data's preprocessing but the backbone's wish says what the weights have seen.
+    seen = Seen(learnt=parts.input.intensity, images=data.preprocessing, channels=record.context.image_channels)
+    coverage = load_pretrained(model, parts.backbone_spec, parts.source, config.model, seen=seen, reporter=reporter)
     if coverage is not None:
         reporter.note(f"loaded {coverage.loaded} of {coverage.total} backbone tensors from {coverage.source}")
         for adaptation in coverage.adaptations:

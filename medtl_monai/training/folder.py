@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -125,11 +126,12 @@ class RunFolder:
     def write_config(self, config: RunConfig) -> None:
         """Store the resolved configuration without places: folders are often named after patients or people.
 
-        Of files that make the model (weights, plugins, a source run) the last part of the path is kept. Where the data
+        Of files that make the model (weights, plugins, a source run) the last part of the path is kept, of addresses
+        what is before their query: that may hold an access key. Where the data
         is, is noted in the user's own folder (:mod:`medtl_monai.training.places`).
         """
         model = config.model.model_copy(
-            update={"backbone": _name_of(config.model.backbone), "weights": _name_of(config.model.weights)}
+            update={"backbone": _name_of(config.model.backbone), "weights": _weights_of(config.model.weights)}
         )
         shared = config.model_copy(
             update={
@@ -177,3 +179,10 @@ class RunFolder:
 def _name_of(text: str | None) -> str | None:
     """Return the last part of a path to something that is there; a name stays as it is."""
     return Path(text).resolve().name if text is not None and Path(text).exists() else text
+
+
+def _weights_of(text: str | None) -> str | None:
+    scheme, mark, rest = (text or "").partition("://")
+    if not mark or scheme == "file":
+        return _name_of(text)
+    return scheme + mark + re.split(r"[?#]", rest)[0]

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal
+import dataclasses
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
 
-Inflation = Literal["repeat", "centre"]
+from medtl_monai.specs import Inflation
 
 
 def adapt_input_channels(kernel: Tensor, channels: int) -> Tensor:
@@ -35,6 +36,73 @@ def adapt_input_channels(kernel: Tensor, channels: int) -> Tensor:
         return wide.sum(1, keepdim=True).to(kernel.dtype)
     index = torch.arange(channels) % old
     return (wide[:, index] * (old / channels)).to(kernel.dtype)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class GreyFromColour:
+    """How colour images were normalised that the weights have seen, and how grey ones are that they will see.
+
+    Attributes:
+        means: Of each colour channel.
+        stds: Of each colour channel.
+        mean: Of the grey channel.
+        std: Of the grey channel.
+    """
+
+    means: tuple[float, ...]
+    stds: tuple[float, ...]
+    mean: float
+    std: float
+
+    def fold(self, kernel: Tensor) -> tuple[Tensor, Tensor]:
+        """Sum a first-layer kernel over colours with the normalisations folded in.
+
+        A grey value g was ``(g - means[c]) / stds[c]`` to colour c and is ``(g - mean) / std`` now. Where the kernel
+        lies inside the image the new kernel gives what the old one gave, but for a constant.
+
+        Args:
+            kernel: ``[out, colours, *spatial]``.
+
+        Returns:
+            The kernel ``[out, 1, *spatial]`` in its dtype, and the constant ``[out]`` in float64 that was in the old
+            answer and is missing in the new one.
+        """
+        wide = kernel.double()
+        shape = (1, -1, *[1] * (kernel.ndim - 2))
+        stds = torch.tensor(self.stds, dtype=torch.float64)
+        offsets = (self.mean - torch.tensor(self.means, dtype=torch.float64)) / stds
+        folded = (wide * (self.std / stds).reshape(shape)).sum(1, keepdim=True)
+        return folded.to(kernel.dtype), wide.flatten(2).sum(2) @ offsets
+
+
+def absorber(root: nn.Module, weight: str) -> tuple[str, float] | None:
+    """Find what takes up a constant in front of or behind a convolution.
+
+    That is the convolution's bias, or the statistics of the normalisation that follows it directly: only in a
+    ``Sequential`` is the order of modules certain to be the order of computation.
+
+    Args:
+        root: The model.
+        weight: Name of the convolution's kernel.
+
+    Returns:
+        ``(name of the tensor, sign with which the constant goes in)``; an empty name where the normalisation removes
+        every constant itself; None if there is nothing.
+    """
+    owner = weight.rpartition(".")[0]
+    if getattr(root.get_submodule(owner), "bias", None) is not None:
+        return f"{owner}.bias", 1.0
+    around, _, own = owner.rpartition(".")
+    parent = root.get_submodule(around)
+    names = [name for name, _ in parent.named_children()] if isinstance(parent, nn.Sequential) else []
+    following = names[names.index(own) + 1 :][:1] if own in names else []
+    if not following:
+        return None
+    norm = parent.get_submodule(following[0])
+    if not isinstance(norm, _NormBase):
+        return None
+    # Without running statistics, those of the batch or the image take the constant out.
+    return ("", 0.0) if norm.running_mean is None else (f"{around}.{following[0]}.running_mean", -1.0)
 
 
 def inflate(kernel: Tensor, depth: int, how: Inflation) -> Tensor:

@@ -65,6 +65,7 @@ class CoverageReport:
         stages: Every stage in order.
         unused: Keys of the file that nothing was loaded from.
         adaptations: What was changed to fit, one sentence each.
+        origin: Where the file comes from: its name, a package, an address without its query, or a commit of the hub.
     """
 
     source: str
@@ -72,6 +73,7 @@ class CoverageReport:
     stages: tuple[StageCoverage, ...]
     unused: tuple[str, ...] = ()
     adaptations: tuple[str, ...] = ()
+    origin: str = ""
 
     @property
     def loaded(self) -> int:
@@ -122,6 +124,8 @@ class CoverageReport:
             stages=tuple(_stage(stage) for stage in value["stages"]),
             unused=tuple(value["unused"]),
             adaptations=tuple(value["adaptations"]),
+            # Runs of earlier versions do not say.
+            origin=value.get("origin", ""),
         )
 
 

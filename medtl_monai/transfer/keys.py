@@ -2,20 +2,61 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping, Sequence
 
 from medtl_monai.errors import WeightsError
 
 KeyMap = Sequence[tuple[str, str]]
+"""``(old prefix, new prefix)`` pairs; an old one that starts with ``re:`` is a regular expression."""
+
+REGEX = "re:"
 
 
 def map_key(key: str, key_map: KeyMap) -> str:
-    """Apply ``(old prefix, new prefix)`` pairs to one key, in order; an old prefix ``""`` prepends."""
+    r"""Apply the pairs to one key, in order; those that do not fit it change nothing.
+
+    A prefix ``""`` prepends. ``("re:PATTERN", REPLACEMENT)`` replaces what the pattern matches, the first time it does,
+    as :func:`re.sub` does it (``\1`` is a group).
+
+    Raises:
+        WeightsError: If a pattern is not a regular expression.
+    """
     for old, new in key_map:
-        if key.startswith(old):
+        if old.startswith(REGEX):
+            key = _replace(old.removeprefix(REGEX), new, key)
+        elif key.startswith(old):
             key = new + key[len(old) :]
     return key
+
+
+def best_dialect(
+    keys: Collection[str], wanted: Collection[str], dialects: Mapping[str, KeyMap]
+) -> tuple[str, dict[str, str], int]:
+    """Find the way of naming that a file's keys are written in.
+
+    Args:
+        keys: The file's keys.
+        wanted: The model's.
+        dialects: Key maps by name.
+
+    Returns:
+        The dialect's name, ``{mapped key: file key}``, and how many are the model's. The name is empty where no dialect
+        gives more than the keys as they are.
+    """
+    known = set(wanted)
+    best = ("", {key: key for key in keys}, sum(key in known for key in keys))
+    for name, key_map in dialects.items():
+        try:
+            mapped = map_keys(keys, key_map)
+        except WeightsError:
+            # Two keys would get one name: the file is not written in this dialect.
+            continue
+        hits = sum(key in known for key in mapped)
+        if hits > best[2]:
+            best = (name, mapped, hits)
+    return best
 
 
 def map_keys(keys: Collection[str], key_map: KeyMap, *, source: str = "") -> dict[str, str]:
@@ -62,6 +103,24 @@ def suggest_prefixes(file_keys: Collection[str], model_keys: Collection[str]) ->
     return (*best, _matches(best, file_keys, wanted))
 
 
+def wrapped_dialect(
+    keys: Collection[str], wanted: Collection[str], dialects: Mapping[str, KeyMap]
+) -> tuple[str, str, int] | None:
+    """Find a prefix behind which a file's keys are written in a dialect, such as ``module.``.
+
+    Returns:
+        ``(prefix, dialect, tensors that would match)``, or None if there is none.
+    """
+    parts = common_prefix(keys).split(".")[:-1]
+    found = []
+    for depth in range(1, len(parts) + 1):
+        prefix = "".join(f"{part}." for part in parts[:depth])
+        name, _, hits = best_dialect([key[len(prefix) :] for key in keys], wanted, dialects)
+        if name:
+            found.append((prefix, name, hits))
+    return max(found, key=lambda each: each[2], default=None)
+
+
 def common_prefix(keys: Collection[str]) -> str:
     """Return the dotted prefix that all keys share, such as ``"module.backbone."``; empty if there is none."""
     parts: Mapping[int, Counter[str]] = defaultdict(Counter)
@@ -75,6 +134,14 @@ def common_prefix(keys: Collection[str]) -> str:
             break
         shared.append(part)
     return "".join(f"{part}." for part in shared)
+
+
+def _replace(pattern: str, new: str, key: str) -> str:
+    try:
+        return re.sub(pattern, new, key, count=1)
+    except (re.error, IndexError) as error:
+        mend = "Correct it: it is read by Python's re module"
+        raise WeightsError(f"the key map's pattern {pattern!r} with {new!r} is wrong ({error})", mend=mend) from error
 
 
 def _suffixes(key: str) -> list[str]:

@@ -1,84 +1,190 @@
-"""Where weights come from: finding the file, checking its bytes, and reading tensors without executing anything."""
+"""Where weights come from: this machine, an installed package, a web server, or the Hugging Face hub."""
 
 from __future__ import annotations
 
-import hashlib
+import dataclasses
 import importlib.metadata
 import importlib.resources
-import io
-import pickle
-import warnings
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
-from typing import Any
-
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load as parse_safetensors
-from torch import Tensor
+from urllib.parse import urlsplit
 
 from medtl_monai.errors import WeightsError
+from medtl_monai.transfer.download import download
+from medtl_monai.transfer.downloaded import MAX_BYTES, file_name, find, is_offline, touch
+from medtl_monai.transfer.http import Progress
+from medtl_monai.transfer.hub import hub_file, parse_hub
 
-MAX_BYTES = 8 * 1024**3
-"""Largest weights file that is read by default: 8 GiB."""
-
-_WRAPPERS = ("state_dict", "model_state_dict", "model", "network", "net", "params")
-_REMOTE = ("https:", "http:", "hf:", "s3:", "gs:", "ftp:")
+_SCHEME = re.compile(r"[a-z][a-z0-9+]+:", re.IGNORECASE)
+_FRAGMENT = re.compile(r"sha256=([0-9a-fA-F]{64})")
 
 
-def resolve_source(uris: Sequence[str], *, where: str = "") -> Path:
-    """Return the first of ``uris`` that is a file on this machine.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Source:
+    """A weights file on this machine.
 
-    Understood are a path, ``file:PATH`` and ``package:DISTRIBUTION/RESOURCE`` (a file inside an installed package).
+    Attributes:
+        path: Where it is.
+        origin: Where it comes from, as it may be recorded: no folder, no user, no query of an address; of the hub with
+            the commit.
+        downloaded: Whether it is in medtl's own folder of downloads.
+    """
+
+    path: Path
+    origin: str
+    downloaded: bool = False
+
+
+def resolve_source(
+    uris: Sequence[str],
+    *,
+    where: str = "",
+    sha256: str | None = None,
+    size: int | None = None,
+    max_bytes: int = MAX_BYTES,
+    progress: Progress | None = None,
+) -> Source:
+    """Return the first of ``uris`` that can be had: what is on this machine first, then by download, each in order.
+
+    Understood are a path, ``file:PATH``, ``package:DISTRIBUTION/RESOURCE`` (a file inside an installed package),
+    ``https://…`` and ``hf://OWNER/REPOSITORY@REVISION/PATH`` (the Hugging Face hub).
 
     Args:
-        uris: Where the bytes may be, tried in order.
+        uris: Where the bytes may be.
         where: What the weights are called in messages.
+        sha256: Hash of the file, by which downloads are found again and checked; None takes what comes.
+        size: Number of bytes it must have; None if not known.
+        max_bytes: Largest size accepted.
+        progress: Told how far a download is.
 
     Raises:
-        WeightsError: If none of them is there; the message says why for each.
+        WeightsError: If none of them can be had; the message says why for each.
+        StorageError: If there is no room for the download.
     """
-    reasons = []
+    sha256 = sha256.lower() if sha256 else None
+    limit = min(max_bytes, size or max_bytes)
     for uri in uris:
-        if uri.startswith(_REMOTE):
-            reasons.append(f"{uri.split(':')[0]}: downloading is not available in this version")
-            continue
-        found = _package_file(uri[len("package:") :]) if uri.startswith("package:") else _local(uri)
+        found = _here(uri, sha256, limit)
         if found is not None:
             return found
-        reasons.append(f"{uri if uri.startswith('package:') else Path(uri).name}: no such file")
-    what = f"the weights are not on this machine ({'; '.join(reasons)})"
-    raise WeightsError(what, where=where, mend="Download the file yourself and pass it with --weights FILE")
+    reasons, last = [], None
+    for uri in uris:
+        try:
+            if is_web(uri):
+                return _from_web(uri, sha256, size, limit, where, progress)
+            if is_hub(uri):
+                return _from_hub(uri, size, limit, where, progress)
+            name = uri if uri.startswith("package:") else Path(uri).name
+            known = not _SCHEME.match(uri) or uri.startswith(("package:", "file:"))
+            reasons.append(
+                f"{name}: no such file" if known else f"{uri.split(':')[0]}: not a kind of address medtl reads"
+            )
+        except WeightsError as error:
+            last = error
+            reasons.append(f"{uri.split(':')[0]}: {error.what}")
+    if last is not None and len(uris) == 1:
+        raise last
+    what = f"the weights cannot be had ({'; '.join(reasons)})"
+    mend = "Get the file yourself, where there is a network, and pass it with --weights FILE"
+    raise WeightsError(what, where=where, mend=mend)
 
 
-def read_state(
-    path: Path, *, sha256: str | None = None, max_bytes: int = MAX_BYTES, where: str = ""
-) -> tuple[dict[str, Tensor], str]:
-    """Read the tensors of a safetensors or torch file, without ever executing what is in it.
+def is_here(uris: Sequence[str], sha256: str) -> bool:
+    """Whether one of ``uris`` is on this machine, without asking anybody and without reading it."""
+    return any(_here(uri, sha256.lower(), MAX_BYTES) is not None for uri in uris)
 
-    The bytes are hashed before anything is parsed, and the bytes that were hashed are the ones parsed.
 
-    Args:
-        path: The file.
-        sha256: Expected hash; None accepts any (the hash is returned to be recorded).
-        max_bytes: Largest size accepted.
-        where: What to call the file in messages. Default: its name.
+def is_web(uri: str) -> bool:
+    """Whether a text is the address of a web server."""
+    return uri.lower().startswith(("https:", "http:"))
 
-    Returns:
-        The tensors by name, on the CPU, and the hash.
+
+def is_hub(uri: str) -> bool:
+    """Whether a text names a file of the Hugging Face hub."""
+    return uri.startswith("hf:")
+
+
+def split_hash(uri: str) -> tuple[str, str | None]:
+    """Split ``ADDRESS#sha256=HASH`` as pip writes it; without a hash, None.
 
     Raises:
-        WeightsError: If the file is missing, too large, not the expected bytes, truncated, of an unknown format, or
-            holds code or anything but tensors.
+        WeightsError: If what follows ``#`` is anything else.
     """
-    where = where or path.name
-    data = _read_bytes(path, max_bytes, where)
-    found = hashlib.sha256(data).hexdigest()
-    if sha256 is not None and found != sha256.lower():
-        what = f"the file's sha256 is {found[:12]}…, expected is {sha256[:12].lower()}…"
-        raise WeightsError(what, where=where, mend="Get the file again: it is damaged or another one")
-    tree = _parse(data, where)
-    return _state_of(tree, where), found
+    address, mark, fragment = uri.partition("#")
+    if not mark:
+        return address, None
+    found = _FRAGMENT.fullmatch(fragment)
+    if found is None:
+        mend = "Write ADDRESS#sha256= and the file's 64 hex digits"
+        raise WeightsError("what follows '#' is not a SHA-256", where=public_name(uri), mend=mend)
+    return address, found[1].lower()
+
+
+def public_name(uri: str) -> str:
+    """Return what an address may be called in messages and records: without user, query and fragment."""
+    if not is_web(uri):
+        return uri.partition("#")[0]
+    parts = urlsplit(uri)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+
+
+def _here(uri: str, sha256: str | None, limit: int) -> Source | None:
+    """Return what needs no network."""
+    if is_web(uri):
+        path = find(sha256, uri)
+        if path is None:
+            return None
+        touch(path)
+        return Source(path=path, origin=public_name(uri), downloaded=True)
+    if is_hub(uri):
+        # A branch may have moved; only with a hash is it certain that the file here is the one that is meant.
+        if sha256 is None and not is_offline(hub=True):
+            return None
+        try:
+            return _hub_source(uri, limit, "", local=True)
+        except WeightsError:
+            return None
+    package = uri.startswith("package:")
+    path = _package_file(uri[len("package:") :]) if package else _local(uri)
+    return None if path is None else Source(path=path, origin=uri if package else path.name)
+
+
+def _from_web(
+    uri: str, sha256: str | None, size: int | None, limit: int, where: str, progress: Progress | None
+) -> Source:
+    if is_offline():
+        name = file_name(sha256) if sha256 else None
+        put = f", or put it as {name} into the folder that 'medtl weights' shows" if name else ""
+        raise WeightsError(
+            f"MEDTL_OFFLINE is set, and {_amount(size)} would be downloaded from {urlsplit(uri).hostname}",
+            where=where,
+            mend=f"Get the file where there is a network and pass it with --weights FILE{put}",
+        )
+    path = download(uri, sha256=sha256, size=size, max_bytes=limit, where=where, progress=progress)
+    return Source(path=path, origin=public_name(uri), downloaded=True)
+
+
+def _from_hub(uri: str, size: int | None, limit: int, where: str, progress: Progress | None) -> Source:
+    if is_offline(hub=True):
+        repo = parse_hub(uri, where)[0]
+        variable = "MEDTL_OFFLINE" if is_offline() else "HF_HUB_OFFLINE"
+        raise WeightsError(
+            f"{variable} is set, and {_amount(size)} of {repo} would be downloaded from the Hugging Face hub",
+            where=where,
+            mend="Get the file elsewhere and pass it with --weights FILE, or copy the hub's cache here (HF_HOME)",
+        )
+    return _hub_source(uri, limit, where, progress=progress)
+
+
+def _hub_source(uri: str, limit: int, where: str, *, local: bool = False, progress: Progress | None = None) -> Source:
+    repo, revision, path = parse_hub(uri, where)
+    found, commit = hub_file(uri, max_bytes=limit, where=where, local=local, progress=progress)
+    return Source(path=found, origin=f"hf://{repo}@{commit or revision}/{path}")
+
+
+def _amount(size: int | None) -> str:
+    return f"{size / 1e6:.1f} MB" if size else "a file"
 
 
 def _local(uri: str) -> Path | None:
@@ -103,73 +209,3 @@ def _package_file(reference: str) -> Path | None:
     except (importlib.metadata.PackageNotFoundError, ModuleNotFoundError, TypeError):
         return None
     return path if path.is_file() else None
-
-
-def _read_bytes(path: Path, max_bytes: int, where: str) -> bytes:
-    try:
-        with path.open("rb") as file:
-            data = file.read(max_bytes + 1)
-    except FileNotFoundError:
-        raise WeightsError("no such weights file", where=where, mend="Check the path") from None
-    except OSError as error:
-        reason = error.strerror or type(error).__name__
-        raise WeightsError(f"the file cannot be read ({reason})", where=where, mend="Check its permissions") from error
-    if len(data) > max_bytes:
-        what = f"the file is larger than {max_bytes} bytes"
-        raise WeightsError(what, where=where, mend="Make sure that it is the right file, or raise the limit")
-    if not data:
-        raise WeightsError("the file is empty", where=where, mend="Get it again")
-    return data
-
-
-def _parse(data: bytes, where: str) -> Any:
-    header = int.from_bytes(data[:8], "little")
-    if data[8:9] == b"{" and header < 100_000_000:
-        try:
-            return parse_safetensors(data)
-        except (SafetensorError, ValueError) as error:
-            raise _damaged(where) from error
-    if not data.startswith((b"PK\x03\x04", b"\x80")):
-        mend = "Use a safetensors file, or one that torch.save wrote"
-        raise WeightsError("the file is neither safetensors nor a torch file", where=where, mend=mend)
-    return _parse_torch(data, where)
-
-
-def _parse_torch(data: bytes, where: str) -> Any:
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return torch.load(io.BytesIO(data), weights_only=True, map_location="cpu")
-    except pickle.UnpicklingError as error:
-        if "weights only" not in str(error).lower():
-            raise _damaged(where) from error
-        mend = "Save its state_dict() alone, best as safetensors"
-        what = "the file holds Python objects, not only tensors; reading them could run code"
-        raise WeightsError(what, where=where, mend=mend) from error
-    except Exception as error:
-        # torch raises whatever its readers meet in a broken file: RuntimeError, EOFError, KeyError, ValueError, …
-        raise _damaged(where) from error
-
-
-def _damaged(where: str) -> WeightsError:
-    return WeightsError("the file is damaged or incomplete", where=where, mend="Get it again")
-
-
-def _state_of(tree: Any, where: str) -> dict[str, Tensor]:
-    """Return the mapping of tensors in what was read: the whole, or the one entry that is such a mapping."""
-    if isinstance(tree, Mapping):
-        if _is_state(tree):
-            return {str(key): value for key, value in tree.items() if isinstance(value, Tensor)}
-        nested = [name for name, value in tree.items() if isinstance(value, Mapping) and _is_state(value)]
-        known = [name for name in _WRAPPERS if name in nested] or nested
-        if len(known) == 1:
-            return _state_of(tree[known[0]], where)
-        if known:
-            mend = "Save the one that is meant in a file of its own"
-            names = ", ".join(sorted(map(repr, known)))
-            raise WeightsError(f"the file holds several sets of weights ({names})", where=where, mend=mend)
-    raise WeightsError("the file holds no tensors by name", where=where, mend="Save a model's state_dict()")
-
-
-def _is_state(value: Mapping[Any, Any]) -> bool:
-    return any(isinstance(key, str) and isinstance(tensor, Tensor) for key, tensor in value.items())

@@ -10,11 +10,14 @@ from torch import Tensor, nn
 
 from medtl_monai.errors import WeightsError
 from medtl_monai.modules import Backbone
-from medtl_monai.transfer.adapt import Inflation, adapt_input_channels, inflate
+from medtl_monai.specs import Inflation
+from medtl_monai.transfer.adapt import GreyFromColour, absorber, adapt_input_channels, inflate
 from medtl_monai.transfer.coverage import CoverageReport, Mismatch, StageCoverage
-from medtl_monai.transfer.keys import KeyMap, common_prefix, map_keys, suggest_prefixes
+from medtl_monai.transfer.downloaded import MAX_BYTES
+from medtl_monai.transfer.keys import KeyMap, best_dialect, common_prefix, map_keys, suggest_prefixes, wrapped_dialect
 from medtl_monai.transfer.model import TransferModel
-from medtl_monai.transfer.sources import MAX_BYTES, read_state, resolve_source
+from medtl_monai.transfer.reading import read_state
+from medtl_monai.transfer.sources import resolve_source
 from medtl_monai.transfer.stages import ModelStage, backbone_stages
 
 __all__ = ["MAX_BYTES", "CoverageReport", "load_into", "read_state", "resolve_source"]
@@ -28,10 +31,12 @@ def load_into(
     *,
     source: str,
     sha256: str = "",
+    origin: str = "",
     min_coverage: float = 1.0,
     key_map: KeyMap = (),
     in_channels: int | None = None,
     inflation: Inflation | None = None,
+    grey: GreyFromColour | None = None,
 ) -> CoverageReport:
     """Load weights into the backbone, and into the necks that fit as a whole; the head proper is never loaded.
 
@@ -40,31 +45,34 @@ def load_into(
     Args:
         model: A model, or a backbone alone.
         state: Tensors by name, named as in the backbone (``stages.…``) or as in a run's model (``backbone.stages.…``,
-            ``head.necks.…``), after ``key_map``.
+            ``head.necks.…``), after ``key_map``; or in one of the backbone's ``dialects``.
         source: What the weights are called in the report and in messages, without a folder.
         sha256: Hash of the file, for the report.
+        origin: Where the file comes from, for the report.
         min_coverage: Share of the backbone's tensors that must be loaded.
-        key_map: ``(old prefix, new prefix)`` pairs applied to the file's keys, in order.
+        key_map: Applied to the file's keys, see :func:`medtl_monai.transfer.keys.map_key`.
         in_channels: Channels of the model's input, where kernels made for another number may be adapted.
         inflation: How 2D kernels become 3D ones; None refuses them.
+        grey: How images are normalised, where weights for colour images are adapted to grey ones.
 
     Raises:
         WeightsError: If too few tensors fit, two keys map to one name, or a tensor is not finite.
     """
     root, stages = _target(model)
     mapped = map_keys(tuple(state), key_map, source=source)
-    names = _full_names(mapped, set(root.state_dict()))
-    loader = _Loader(root, {full: state[key] for full, key in names.items()}, in_channels, inflation)
+    dialect, names = _full_names(mapped, set(root.state_dict()), _dialects(model))
+    loader = _Loader(root, {full: state[key] for full, key in names.items()}, in_channels, inflation, grey)
     coverage = tuple(loader.stage(stage, first=i == 0) for i, stage in enumerate(stages))
     used = loader.used
     report = CoverageReport(
         source=source,
         sha256=sha256,
+        origin=origin,
         stages=coverage,
         unused=tuple(key for full, key in names.items() if full not in used),
-        adaptations=tuple(loader.adaptations),
+        adaptations=(*([f"names are read as those of {dialect!r}"] if dialect else []), *loader.adaptations),
     )
-    _require(report, min_coverage, mapped, stages)
+    _require(report, min_coverage, mapped, stages, _dialects(model))
     loader.commit(source)
     return report
 
@@ -83,12 +91,18 @@ class _Loader:
     """Collects, stage by stage, what will be copied where; :meth:`commit` does it."""
 
     def __init__(
-        self, root: nn.Module, state: Mapping[str, Tensor], in_channels: int | None, inflation: Inflation | None
+        self,
+        root: nn.Module,
+        state: Mapping[str, Tensor],
+        in_channels: int | None,
+        inflation: Inflation | None,
+        grey: GreyFromColour | None,
     ) -> None:
         self.root = root
         self.state = state
         self.in_channels = in_channels
         self.inflation = inflation
+        self.grey = grey
         self.used: set[str] = set()
         self.adaptations: list[str] = []
         self._targets: dict[str, Tensor] = root.state_dict(keep_vars=True)
@@ -96,6 +110,7 @@ class _Loader:
         for name, tensor in self._targets.items():
             self._aliases.setdefault(id(tensor), []).append(name)
         self._copies: dict[str, Tensor] = {}
+        self._constants: dict[str, Tensor] = {}
 
     def stage(self, stage: ModelStage, *, first: bool) -> StageCoverage:
         """Match one stage's tensors with the file's."""
@@ -107,6 +122,7 @@ class _Loader:
             aliases = self._aliases[id(self._targets[name])]
             if name == aliases[0]:
                 found[name] = self._match(name, aliases, first=first)
+        self._absorb(found)
         counted = {name: match for name, match in found.items() if self._counts(name) or match.other_shape}
         coverage = StageCoverage(
             name=stage.name,
@@ -139,6 +155,23 @@ class _Loader:
             for name, tensor in self._copies.items():
                 self._targets[name].copy_(tensor)
 
+    def _absorb(self, found: dict[str, _Match]) -> None:
+        """Put what folding left over into the bias or the normalisation behind the first layer."""
+        for name, constant in self._constants.items():
+            place = absorber(self.root, name)
+            target = place[0] if place else ""
+            match = found.get(target)
+            if match is not None and match.tensor is not None and place is not None:
+                tensor = (match.tensor.double() + place[1] * constant).to(match.tensor.dtype)
+                found[target] = dataclasses.replace(match, tensor=tensor)
+                note = f", the means into {target.rpartition('.')[2]}"
+            elif place is None or target:
+                note = ", but for the means: no bias or batch normalisation follows"
+            else:
+                note = ", the means are removed by the normalisation that follows"
+            found[name] = dataclasses.replace(found[name], note=found[name].note + note)
+        self._constants.clear()
+
     def _counts(self, name: str) -> bool:
         """Whether a tensor counts for coverage: the batch counter only where the statistics depend on it."""
         owner, _, leaf = name.rpartition(".")
@@ -164,8 +197,12 @@ class _Loader:
             notes.append(f"2D kernel inflated to {tuple(tensor.shape[2:])} ({self.inflation})")
         if first and self._other_channels(tensor, target):
             old, new = tensor.shape[1], target.shape[1]
-            tensor = adapt_input_channels(tensor, new)
-            how = "summed" if new == 1 else f"cycled and scaled by {old}/{new}"
+            if self.grey is not None and new == 1 and old == len(self.grey.means):
+                tensor, self._constants[name] = self.grey.fold(tensor)
+                how = "summed, normalisation folded in"
+            else:
+                tensor = adapt_input_channels(tensor, new)
+                how = "summed" if new == 1 else f"cycled and scaled by {old}/{new}"
             notes.append(f"input channels {old} to {new} ({how})")
         if tensor.shape != target.shape:
             return None, ""
@@ -189,15 +226,28 @@ def _target(model: TransferModel | Backbone) -> tuple[nn.Module, tuple[ModelStag
     return nn.ModuleDict({"backbone": model}), backbone_stages(model)
 
 
-def _full_names(mapped: Mapping[str, str], expected: set[str]) -> dict[str, str]:
-    """Return ``{name in the model: key in the file}``: names are a run's, or those of a backbone alone."""
-    alone = {f"backbone.{name}": key for name, key in mapped.items()}
+def _dialects(model: TransferModel | Backbone) -> Mapping[str, KeyMap]:
+    return (model.backbone if isinstance(model, TransferModel) else model).dialects
+
+
+def _full_names(
+    mapped: Mapping[str, str], expected: set[str], dialects: Mapping[str, KeyMap]
+) -> tuple[str, dict[str, str]]:
+    """Return the dialect and ``{name in the model: key in the file}``: names are a run's, or a backbone's alone."""
     as_run = sum(name in expected for name in mapped)
-    return alone if sum(name in expected for name in alone) > as_run else dict(mapped)
+    own = {name.removeprefix("backbone.") for name in expected if name.startswith("backbone.")}
+    dialect, alone, hits = best_dialect(tuple(mapped), own, dialects)
+    if hits > as_run:
+        return dialect, {f"backbone.{name}": mapped[key] for name, key in alone.items()}
+    return "", dict(mapped)
 
 
 def _require(
-    report: CoverageReport, min_coverage: float, mapped: Mapping[str, str], stages: Iterable[ModelStage]
+    report: CoverageReport,
+    min_coverage: float,
+    mapped: Mapping[str, str],
+    stages: Iterable[ModelStage],
+    dialects: Mapping[str, KeyMap],
 ) -> None:
     if report.coverage >= min_coverage and report.loaded:
         return
@@ -207,11 +257,15 @@ def _require(
         f"{report.loaded} of {report.total} backbone tensors were loaded "
         f"({missing} missing, {len(mismatched)} of another shape), {min_coverage:.0%} are needed"
     )
-    raise WeightsError(what, where=report.source, mend=_advice(report, mismatched, mapped, stages))
+    raise WeightsError(what, where=report.source, mend=_advice(report, mismatched, mapped, stages, dialects))
 
 
 def _advice(
-    report: CoverageReport, mismatched: list[Mismatch], mapped: Mapping[str, str], stages: Iterable[ModelStage]
+    report: CoverageReport,
+    mismatched: list[Mismatch],
+    mapped: Mapping[str, str],
+    stages: Iterable[ModelStage],
+    dialects: Mapping[str, KeyMap],
 ) -> str:
     names = [t for s in stages if s.role == "backbone" for t in s.tensors if not t.endswith(_COUNTER)]
     model_keys = [name.removeprefix("backbone.") for name in names]
@@ -222,6 +276,13 @@ def _advice(
             f"build the backbone with the options of the weights"
         )
     pair = suggest_prefixes(tuple(mapped), model_keys)
+    wrapped = wrapped_dialect(tuple(mapped), model_keys, dialects)
+    if wrapped is not None and wrapped[2] > max(report.loaded, pair[2] if pair else 0):
+        prefix, dialect, hits = wrapped
+        return (
+            f"The file's keys are those of {dialect!r} behind {prefix!r}: "
+            f"key_map=(({prefix!r}, ''),) would match {hits} tensors"
+        )
     if pair is not None and pair[2] > report.loaded:
         other = f"the model's start with {pair[1]!r}" if pair[1] else "the model's have no prefix"
         return (

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from medtl_monai.transfer.adapt import adapt_input_channels, inflate
+from medtl_monai.transfer.adapt import GreyFromColour, absorber, adapt_input_channels, inflate
 
 
 def conv(kernel, image):
@@ -63,3 +63,40 @@ def test_centre_answers_slice_by_slice():
     answer = conv(inflate(weight, 3, "centre"), volume)
     for k in range(7):
         assert torch.allclose(answer[..., k], conv(weight, volume[..., k]), atol=1e-5)
+
+
+IMAGENET = GreyFromColour(means=(0.485, 0.456, 0.406), stds=(0.229, 0.224, 0.225), mean=0.449, std=0.226)
+
+
+@pytest.mark.parametrize("spatial", [(3, 3), (3, 3, 3)])
+def test_folding_gives_the_colour_answer_inside(spatial):
+    weight, grey = kernel(5, 3, *spatial), kernel(2, 1, *[9] * len(spatial), seed=1)
+    axes = [1] * len(spatial)
+    means, stds = (torch.tensor(v).reshape(1, 3, *axes) for v in (IMAGENET.means, IMAGENET.stds))
+    colour = (grey.expand(-1, 3, *[-1] * len(spatial)) - means) / stds
+    folded, constant = IMAGENET.fold(weight)
+    seen = (grey - IMAGENET.mean) / IMAGENET.std
+    expected, plain = conv(weight, colour), conv(folded, seen)
+    answer = plain + constant.float().reshape(1, -1, *axes)
+    inside = (..., *[slice(1, -1)] * len(spatial))
+    assert torch.allclose(answer[inside], expected[inside], atol=1e-4)
+    # Each part is needed: the sum alone is off, and so is the constant left out.
+    assert (conv(adapt_input_channels(weight, 1), seen) - expected)[inside].abs().max() > 0.1
+    assert (plain - expected)[inside].abs().max() > 0.05
+    # Zero padding is another colour for each normalisation: only inside is it exact.
+    assert not torch.allclose(answer, expected, atol=1e-2)
+
+
+def test_what_takes_up_a_constant():
+    def net(*layers):
+        return nn.Sequential(*layers)
+
+    plain = nn.Conv2d(1, 4, 3, bias=False)
+    assert absorber(net(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4)), "0.weight") == ("0.bias", 1.0)
+    assert absorber(nn.ModuleDict({"a": net(plain, nn.BatchNorm2d(4))}), "a.0.weight") == ("a.1.running_mean", -1.0)
+    assert absorber(net(plain, nn.InstanceNorm2d(4)), "0.weight") == ("", 0.0)
+    assert absorber(net(plain, nn.GroupNorm(2, 4)), "0.weight") is None
+    assert absorber(net(plain, nn.ReLU(), nn.BatchNorm2d(4)), "0.weight") is None
+    assert absorber(net(plain), "0.weight") is None
+    # Where the order of computation is not known, nothing is assumed.
+    assert absorber(nn.ModuleDict({"conv": plain, "norm": nn.BatchNorm2d(4)}), "conv.weight") is None

@@ -7,7 +7,8 @@ import torch
 from safetensors.torch import save_file
 
 from medtl_monai.errors import WeightsError
-from medtl_monai.transfer.sources import read_state, resolve_source
+from medtl_monai.transfer.reading import read_state
+from medtl_monai.transfer.sources import resolve_source, split_hash
 
 STATE = {"a.weight": torch.randn(3, 4), "a.bias": torch.zeros(3)}
 
@@ -118,22 +119,24 @@ def test_empty_missing_and_too_large(tmp_path):
 
 def test_paths_and_file_uris(tmp_path, monkeypatch):
     path = write(tmp_path / "w.pt", STATE)
-    assert resolve_source([str(path)]) == path
-    assert resolve_source([f"file:{path}"]) == path
-    assert resolve_source([f"file://{path}"]) == path
-    assert resolve_source(["nowhere.pt", str(path)]) == path
+    for uris in ([str(path)], [f"file:{path}"], [f"file://{path}"], ["nowhere.pt", str(path)]):
+        found = resolve_source(uris)
+        assert found.path == path
+        assert found.origin == "w.pt", "no folder in what is recorded"
+        assert not found.downloaded
     monkeypatch.chdir(tmp_path)
-    assert resolve_source(["w.pt"]).samefile(path)
+    assert resolve_source(["w.pt"]).path.samefile(path)
 
 
 def test_a_file_inside_a_distribution():
     found = resolve_source(["package:torch/torch/version.py"])
-    assert found.name == "version.py"
-    assert found.is_file()
+    assert found.path.name == "version.py"
+    assert found.path.is_file()
+    assert found.origin == "package:torch/torch/version.py"
 
 
 def test_a_file_of_an_editable_distribution():
-    assert resolve_source(["package:medtl-monai/medtl_monai/py.typed"]).name == "py.typed"
+    assert resolve_source(["package:medtl-monai/medtl_monai/py.typed"]).path.name == "py.typed"
 
 
 @pytest.mark.parametrize(
@@ -144,14 +147,23 @@ def test_no_such_package_file(uri):
         resolve_source([uri])
 
 
-@pytest.mark.parametrize("uri", ["https://example.org/w.pt", "hf:owner/model/w.pt", "s3://bucket/w.pt"])
-def test_remote_weights_are_asked_for_by_hand(uri):
-    with pytest.raises(WeightsError, match="downloading is not available in this version") as caught:
+@pytest.mark.parametrize("uri", ["s3://bucket/w.pt", "gs://bucket/w.pt"])
+def test_other_addresses_are_not_guessed_at(uri):
+    with pytest.raises(WeightsError, match="not a kind of address medtl reads") as caught:
         resolve_source([uri], where="weights ssl")
     assert "--weights FILE" in caught.value.mend
     assert caught.value.where == "weights ssl"
 
 
 def test_every_reason_is_given():
-    with pytest.raises(WeightsError, match=r"https: downloading .*; w\.pt: no such file"):
-        resolve_source(["https://example.org/w.pt", "/secret/folder/w.pt"])
+    with pytest.raises(WeightsError, match=r"s3: not a kind of .*; w\.pt: no such file"):
+        resolve_source(["s3://bucket/w.pt", "/secret/folder/w.pt"])
+
+
+def test_a_hash_behind_an_address():
+    sha256 = "ab" * 32
+    assert split_hash(f"https://example.org/w.pt#sha256={sha256.upper()}") == ("https://example.org/w.pt", sha256)
+    assert split_hash("https://example.org/w.pt?a=b") == ("https://example.org/w.pt?a=b", None)
+    with pytest.raises(WeightsError, match="not a SHA-256") as caught:
+        split_hash("https://user:word@example.org/w.pt?token=secret#md5=1")
+    assert caught.value.where == "https://example.org/w.pt"

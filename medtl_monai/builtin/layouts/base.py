@@ -46,6 +46,10 @@ class Layout(ABC):
     def key_map(self) -> KeyMap:
         """Return the map from the keys of the MONAI network to those of the backbone."""
 
+    def dialects(self) -> dict[str, KeyMap]:
+        """Return the names under which files of other programs know the tensors, as key maps."""
+        return {"monai": self.key_map()}
+
     @abstractmethod
     def check(self) -> None:
         """Raise ConfigError where the options make no network."""

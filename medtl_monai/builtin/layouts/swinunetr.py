@@ -50,6 +50,10 @@ class SwinUNETRLayout(Layout):
         """Return the map from ``monai.networks.nets.SwinUNETR``."""
         return self.transformer_key_map("swinViT.")
 
+    def dialects(self) -> dict[str, KeyMap]:
+        """Return MONAI's names, and those of the self-supervised checkpoints."""
+        return {"monai": self.key_map(), "self-supervised": self.ssl_key_map()}
+
     def transformer_key_map(self, root: str) -> KeyMap:
         """Return the map from a ``SwinTransformer`` whose keys start with ``root``."""
         pairs = [(f"{root}patch_embed.", "stages.embed.patch_embed.")]

@@ -37,6 +37,7 @@ class LayoutBackbone(Backbone):
         self.stages = nn.ModuleDict(stages)
         self.stage_specs = layout.stages()
         self.input_spec = layout.input()
+        self.dialects = layout.dialects()
 
     @property
     def monai_key_map(self) -> KeyMap:
