@@ -18,7 +18,7 @@ from medtl_monai.host import Choice, Host
 from medtl_monai.policy import FreezePolicy
 
 _THEN = re.compile(r"\s*\.\s*then\s*\(")
-_AT = re.compile(r"\s*at\s*=\s*([^,()*]+?)\s*(?=\))")
+_AT = re.compile(r"\s*at\s*=\s*([^,()*]+?)\s*(?=\)|$)")
 _HOW = "Write 'a * b', 'a.then(b, at=0.3)' or both, with parentheses where needed"
 
 
@@ -110,10 +110,13 @@ class _Parser:
         return policy
 
     def _name_end(self) -> int:
-        """Return where a name and its options end: at ``*``, a bracket, ``.then(``, or ``, at=`` before a bracket."""
+        """Return where a name and its options end: at ``*``, a bracket, ``.then(``, or a comma that is not theirs."""
         for at in range(self.position, len(self.text)):
-            rest = self.text[at:]
-            if rest[0] in "*()" or _THEN.match(rest) or (rest[0] == "," and _AT.match(rest, 1)):
+            if self.text[at] in "*()" or _THEN.match(self.text, at):
+                return at
+            # Commas belong to options, and those have begun with the first "=".
+            options = "=" in self.text[self.position : at]
+            if self.text[at] == "," and (not options or _AT.match(self.text, at + 1)):
                 return at
         return len(self.text)
 
