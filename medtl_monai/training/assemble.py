@@ -140,6 +140,7 @@ def assemble(config: RunConfig, host: Host, reporter: Reporter) -> Assembly:
     # The default: a probe first where there is something to keep.
     policy = choose_policy(host, config.model.policy or ("full" if coverage is None else "lp-ft"))
     schedule = plan_policy(model, policy, config, coverage)
+    _check_adapters(schedule, host)
     _check_plateaus(schedule, data)
     _note_adapters(model, schedule, reporter)
     return Assembly(
@@ -178,6 +179,8 @@ def reassemble(folder: RunFolder, config: RunConfig, host: Host) -> Assembly:
     model = build_model(record, backbone, head, seed=config.training.seed)
     table = load_cases(config.data, parts.head_spec.target)
     _check_same_cases(folder, splits, table)
+    schedule = PolicyTable.read(folder.path / "policy.csv")
+    _check_adapters(schedule, host)
     return Assembly(
         config=config,
         device=choose_device(config.training.device),
@@ -188,7 +191,7 @@ def reassemble(folder: RunFolder, config: RunConfig, host: Host) -> Assembly:
         ),
         model=model,
         coverage=None,
-        schedule=adapt(model, PolicyTable.read(folder.path / "policy.csv")),
+        schedule=adapt(model, schedule),
         record=record,
     )
 
@@ -202,6 +205,16 @@ def _check_same_cases(folder: RunFolder, splits: Splits, table: CaseTable) -> No
             where=folder.name,
             mend="Give the same studies, labels and id key, or start a new run with splits.file set to this run's",
         )
+
+
+def _check_adapters(schedule: PolicyTable, host: Host) -> None:
+    """Refuse adapters from outside the plugins: a run folder is data, and must not choose what code is run."""
+    for spec in schedule.adapters().values():
+        package = spec.build.partition(":")[0].partition(".")[0]
+        if package not in {record.module.partition(".")[0] for record in host.plugins if record.state == "active"}:
+            mend = "Install it (its version is in the run's plugins.json), or give its one-file plugin: --plugin FILE"
+            what = f"the run needs adapter {spec.name!r} of {package!r}, which is no active plugin"
+            raise RunError(what, mend=mend)
 
 
 def choose_device(name: str) -> torch.device:

@@ -5,7 +5,8 @@ The grammar::
     product = factor { "*" factor }
     factor  = ( name | "(" product ")" ) { ".then(" product "," "at=" number ")" }
 
-``name`` is anything that :meth:`~medtl_monai.host.Host.resolve` takes, options included.
+``name`` is anything that :meth:`~medtl_monai.host.Host.resolve` takes, options included. An option's value may hold a
+``*``, so after options the sign of a product needs a space on both sides.
 """
 
 from __future__ import annotations
@@ -13,12 +14,13 @@ from __future__ import annotations
 import dataclasses
 import re
 
-from medtl_monai.errors import PluginError, PolicyError
+from medtl_monai.errors import ConfigError, PluginError, PolicyError
 from medtl_monai.host import Choice, Host
 from medtl_monai.policy import FreezePolicy
 
 _THEN = re.compile(r"\s*\.\s*then\s*\(")
 _AT = re.compile(r"\s*at\s*=\s*([^,()*]+?)\s*(?=\)|$)")
+_TIMES = re.compile(r"\s\*(\s|$)")
 _HOW = "Write 'a * b', 'a.then(b, at=0.3)' or both, with parentheses where needed"
 
 
@@ -101,7 +103,7 @@ class _Parser:
         self.position += len(name)
         if not name.strip():
             raise self._wrong("a policy's name is missing")
-        choice = self.host.resolve("policy", name.strip())
+        choice = self._resolve(name.strip())
         policy = choice.build()
         if not isinstance(policy, FreezePolicy):
             what = f"its build returned {type(policy).__name__}, not a FreezePolicy"
@@ -109,14 +111,26 @@ class _Parser:
         self.choices.append(choice)
         return policy
 
+    def _resolve(self, name: str) -> Choice:
+        try:
+            return self.host.resolve("policy", name)
+        except ConfigError as error:
+            if "*" not in name:
+                raise
+            mend = f"{error.mend}. To combine policies, put a space before and after '*'"
+            raise ConfigError(error.what, where=error.where, mend=mend) from error
+
     def _name_end(self) -> int:
         """Return where a name and its options end: at ``*``, a bracket, ``.then(``, or a comma that is not theirs."""
         for at in range(self.position, len(self.text)):
-            if self.text[at] in "*()" or _THEN.match(self.text, at):
+            sign = self.text[at]
+            if sign in "()" or _THEN.match(self.text, at):
                 return at
-            # Commas belong to options, and those have begun with the first "=".
+            # Commas and wildcards may belong to options, and those have begun with the first "=".
             options = "=" in self.text[self.position : at]
-            if self.text[at] == "," and (not options or _AT.match(self.text, at + 1)):
+            if sign == "*" and (not options or _TIMES.match(self.text, at - 1)):
+                return at
+            if sign == "," and (not options or _AT.match(self.text, at + 1)):
                 return at
         return len(self.text)
 

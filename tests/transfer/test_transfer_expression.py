@@ -29,7 +29,8 @@ def answers(policy):
     [
         ("llrd", llrd),
         (" medtl-monai:llrd:decay=0.75 ", llrd),
-        ("gradual:every=2*llrd", gradual * llrd),
+        ("gradual*llrd", freezing.gradual() * llrd),
+        ("(gradual:every=2)*llrd", gradual * llrd),
         ("gradual:every=2 * llrd * full:lr=0.5", gradual * llrd * freezing.full(lr=0.5)),
         ("linear-probe.then(full,at=0.3)", probe.then(full, at=0.3)),
         ("linear-probe . then ( full:lr=0.1 , at = 0.3 )", probe.then(freezing.full(lr=0.1), at=0.3)),
@@ -80,6 +81,7 @@ def test_names_and_provenance():
         ("linear-probe.then(fulll, at=0.3)", "no policy is called 'fulll'"),
         ("norm-only * bitfit", None),
         ("full:lr=0", "lr=0.0"),
+        ("gradual:every=2*llrd", r"every='2\*llrd' is not a whole number"),
         ("full:rate=1", "unknown option 'rate'"),
     ],
 )
@@ -91,6 +93,17 @@ def test_what_is_wrong_is_said(text, what):
     with pytest.raises(MedtlError, match=what) as caught:
         choose_policy(HOST, text)
     assert caught.value.mend
+
+
+def test_a_product_without_spaces_behind_options_is_explained():
+    with pytest.raises(MedtlError) as caught:
+        choose_policy(HOST, "gradual:every=2*llrd")
+    assert "put a space before and after '*'" in caught.value.mend
+
+
+def test_a_wildcard_in_an_option_is_no_product():
+    with pytest.raises(PolicyError, match=r"no stage 'lay\*'"):
+        answers(choose_policy(HOST, "surgical:stages=lay* * llrd").policy)
 
 
 def test_near_misses_are_suggested():

@@ -71,12 +71,13 @@ def adapt(
         rank: Rank of the addition.
         alpha: The addition is scaled by ``alpha / rank``.
         dropout: Share of the addition's input that is dropped in training.
-        targets: Patterns of names; empty means every layer that can have one.
+        targets: Ends of names (``qkv`` is ``blocks.0.attn.qkv``) or patterns with wildcards; empty means every layer
+            that can have one.
 
     Raises:
-        PluginError: If a target is named without wildcards and cannot have one.
+        PluginError: If a layer is named in full and cannot have one.
     """
-    if targets and not any(fnmatch.fnmatchcase(name, pattern) for pattern in targets):
+    if targets and not any(fnmatch.fnmatchcase(f".{name}", f"*.{target}") for target in targets):
         return None
     why = _unfit(layer)
     if isinstance(layer, Layer) and not why:

@@ -25,7 +25,7 @@ def medtl_freeze_policies() -> Iterable[PolicySpec]:
             Parameter(
                 name="targets",
                 default=(),
-                help="Layers that get them, by name within the stage, with wildcards: *.qkv+*.proj. Default: all.",
+                help="Layers that get them, by the end of their names: qkv+proj. Default: all.",
             ),
             Parameter(name="lr", default=1.0, help="Learning-rate factor of the additions."),
         ),
