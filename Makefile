@@ -12,12 +12,12 @@ READY := .venv/.ready
 
 venv: $(READY)
 
-$(READY): pyproject.toml constraints.txt
+$(READY): pyproject.toml constraints.txt plugins/medtl-lora/pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "medtl needs Python 3.11 or newer; name one with 'make venv PYTHON=python3.12'." >&2; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install $(PIP_ARGS) --constraint constraints.txt --editable '.[codecs,hub,dev,docs]'
+	$(BIN)/python -m pip install $(PIP_ARGS) --constraint constraints.txt --editable '.[codecs,hub,dev,docs]' --editable plugins/medtl-lora
 	touch $@
 
 # What an earlier demo wrote is replaced.

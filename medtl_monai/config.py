@@ -232,7 +232,8 @@ class ModelConfig(_Section):
     head: str | None = None
     """A head's name. Default: chosen from the target."""
     policy: str | None = None
-    """A freeze policy's name. Default: lp-ft with pretrained weights, full without."""
+    """A freeze policy's name, or several combined: ``gradual * llrd``, ``linear-probe.then(full, at=0.3)``.
+    Default: lp-ft with pretrained weights, full without."""
     allow_random_frozen: bool = False
     """Control experiments only: let a policy freeze stages that received no weights."""
     min_coverage: float | None = Field(None, gt=0, le=1)
@@ -266,6 +267,8 @@ class TrainingConfig(_Section):
     """Largest gradient norm over the trainable parameters."""
     patience: int | None = Field(None, ge=1)
     """Stop after this many epochs without improvement. Default: never."""
+    plateau_patience: int = Field(5, ge=1)
+    """Epochs without improvement that make a plateau, for policies that wait for one (``gradual-on-plateau``)."""
     seed: int = 0
     """Seed of initialisation, order and augmentation."""
     device: str = "auto"

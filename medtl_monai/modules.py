@@ -64,6 +64,32 @@ class Backbone(nn.Module):
         return self.run(x, start)[1]
 
 
+class Adapter(nn.Module, ABC):
+    """A layer with a small trainable addition to it, such as LoRA; the host puts it in the layer's place.
+
+    The layer as it was is ``base``; every parameter outside it belongs to the addition. The addition must start as
+    nothing: an adapted model first computes what the pretrained one does.
+
+    Args:
+        base: The layer.
+    """
+
+    def __init__(self, base: nn.Module) -> None:
+        super().__init__()
+        self.base = base
+
+    @abstractmethod
+    def forward(self, x: Tensor) -> Tensor:
+        """Return what the layer gives, and the addition."""
+
+    @abstractmethod
+    def merged(self) -> Mapping[str, Tensor]:
+        """Return the base layer's tensors by name, with the addition folded in: what checkpoints hold and others load.
+
+        The plain layer with these tensors must compute what :meth:`forward` does in eval mode, to about 1e-5.
+        """
+
+
 @dataclasses.dataclass(kw_only=True)
 class Batch:
     """One batch as heads see it.

@@ -23,7 +23,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING
 
-from medtl_monai.errors import MedtlError, PluginError
+from medtl_monai.adapters import AdapterSpec
+from medtl_monai.errors import MedtlError, PluginError, PolicyError
 from medtl_monai.hookspecs import hookimpl
 from medtl_monai.policy import FreezePolicy
 from medtl_monai.specs import (
@@ -45,13 +46,15 @@ from medtl_monai.specs import (
 )
 
 if TYPE_CHECKING:
-    from medtl_monai.modules import Backbone, Batch, Head, Metric, Prediction
+    from medtl_monai.modules import Adapter, Backbone, Batch, Head, Metric, Prediction
 
-_TORCH_SIDE = frozenset({"Backbone", "Batch", "Head", "Metric", "Prediction"})
+_TORCH_SIDE = frozenset({"Adapter", "Backbone", "Batch", "Head", "Metric", "Prediction"})
 
 __all__ = [
     "CONTRACT",
     "FROZEN",
+    "Adapter",
+    "AdapterSpec",
     "At",
     "Backbone",
     "BackboneSpec",
@@ -66,6 +69,7 @@ __all__ = [
     "Metric",
     "Parameter",
     "PluginError",
+    "PolicyError",
     "PolicySpec",
     "Prediction",
     "Rule",

@@ -45,7 +45,10 @@ class FreezePolicy(ABC):
         return _Product(self, other)
 
     def then(self, other: FreezePolicy, *, at: float) -> FreezePolicy:
-        """Follow this policy for the share ``at`` of the epochs (0 < at < 1), then ``other``, counted from there."""
+        """Follow this policy for the share ``at`` of the epochs (0 < at < 1), then ``other``, counted from there.
+
+        Epochs are counted anew for ``other``; plateaus are not.
+        """
         if not 0 < at < 1:
             raise PolicyError(f"then(at={at}) is not between 0 and 1", mend="Give the share of the epochs, such as 0.5")
         return _Sequence(self, other, at)
@@ -83,7 +86,7 @@ def combine(left: Rule, right: Rule) -> Rule:
     """Combine two rules for one stage; see :meth:`FreezePolicy.__mul__`.
 
     Raises:
-        PolicyError: If neither parameter set contains the other.
+        PolicyError: If neither parameter set contains the other, or both rules bring adapters of their own.
     """
     params: Params
     if right.params in _CONTAINS[left.params]:
@@ -97,10 +100,15 @@ def combine(left: Rule, right: Rule) -> Rule:
         )
     if params == "none":
         return FROZEN
+    adapters = {rule.adapter for rule in (left, right) if rule.adapter is not None}
+    if len(adapters) > 1:
+        names = " and ".join(sorted(adapter.name for adapter in adapters))
+        mend = "Combine policies of which at most one brings adapters"
+        raise PolicyError(f"two adapters for one stage ({names}) cannot be combined", mend=mend)
     return Rule(
         lr=left.lr * right.lr,
         params=params,
         norm="eval" if "eval" in (left.norm, right.norm) else "live",
         anchor=left.anchor + right.anchor,
-        adapter=left.adapter if left.adapter is not None else right.adapter,
+        adapter=next(iter(adapters), None),
     )

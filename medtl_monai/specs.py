@@ -11,9 +11,12 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from medtl_monai.errors import SpecError
+
+if TYPE_CHECKING:
+    from medtl_monai.adapters import AdapterSpec
 
 CONTRACT = 1
 """Version of the plugin contract. A plugin may state ``CONTRACT = n``; the host refuses what is newer than itself."""
@@ -328,12 +331,8 @@ class HeadSpec:
             "Use class, classes, number or mask",
         )
         _check(bool(self.license), "license is empty", where, "Give an SPDX id such as 'Apache-2.0'")
-        _check(
-            set(self.spatial_dims) <= {2, 3} and bool(self.spatial_dims),
-            "spatial_dims is not 2, 3 or both",
-            where,
-            "Use (2,), (3,) or (2, 3)",
-        )
+        dims = set(self.spatial_dims)
+        _check(bool(dims) and dims <= {2, 3}, "spatial_dims is not 2, 3 or both", where, "Use (2,), (3,) or (2, 3)")
         _check(self.min_stages >= 1, f"min_stages is {self.min_stages}", where, "Use 1 or more")
 
 
@@ -420,7 +419,7 @@ class StageInfo:
         name: Its name: a backbone stage, a neck of the head, or ``"head"``.
         role: backbone, neck or head.
         pretrained: Whether *every* tensor of it was loaded (measured, not declared).
-        kinds: Which parameter sets it has, of ``"all"``, ``"norm"``, ``"bias"``.
+        kinds: Which parameter sets it has, of ``"all"``, ``"norm"``, ``"bias"``, and once they are in, ``"adapter"``.
     """
 
     name: str
@@ -436,7 +435,7 @@ class At:
     Attributes:
         epoch: Epoch about to start, from 0.
         epochs: Epochs of the whole run.
-        plateaus: How often the monitored metric has stalled so far (checkpointed by the host).
+        plateaus: How often the key metric has stalled in the whole run so far (checkpointed by the host).
     """
 
     epoch: int
@@ -450,18 +449,18 @@ class Rule:
 
     Attributes:
         lr: Factor on the learning rate.
-        params: Which parameters train: all, only those of normalisation layers, only biases (those of normalisation
-            layers included), only adapters, or none (the stage is frozen).
+        params: Which parameters train: all (adapters included), only those of normalisation layers, only biases (those
+            of normalisation layers included), only adapters, or none (the stage is frozen).
         norm: ``"live"`` normalises and updates statistics as usual; ``"eval"`` trains weights under frozen statistics.
         anchor: Strength of the pull towards the pretrained weights (L2-SP); replaces weight decay.
-        adapter: Adapter specification, or None.
+        adapter: Which adapters, for ``params="adapter"``.
     """
 
     lr: float = 1.0
     params: Params = "all"
     norm: NormMode = "live"
     anchor: float = 0.0
-    adapter: object | None = None
+    adapter: AdapterSpec | None = None
 
     def __post_init__(self) -> None:
         _check(self.lr > 0 or self.params == "none", f"lr is {self.lr}", "Rule", "Use params='none' to freeze")

@@ -7,13 +7,13 @@ import inspect
 from typing import Any
 
 from generator.markdown import code, fenced, items, prose, sections, signature, split_docstring, table
-from medtl_monai import api, hookspecs, modules, plugin, policy, specs
+from medtl_monai import adapters, api, hookspecs, modules, plugin, policy, specs
 
 HOOKS = ("medtl_backbones", "medtl_heads", "medtl_freeze_policies")
 SPECS = ("BackboneSpec", "Stage", "InputSpec", "Intensity", "WeightsSpec", "HeadSpec", "PolicySpec", "Parameter")
 CONTEXT = ("HeadContext", "TargetInfo")
 FREEZING = ("At", "StageInfo", "Rule")
-TORCH = ("Backbone", "Head", "Batch", "Prediction", "Metric", "Cumulative")
+TORCH = ("Backbone", "Head", "Adapter", "Batch", "Prediction", "Metric", "Cumulative")
 
 
 def hooks() -> str:
@@ -42,6 +42,7 @@ def freezing() -> str:
     """Return the page of freeze policies."""
     parts = [_class(policy.FreezePolicy, ("__call__", "__mul__", "then"))]
     parts += [_dataclass(getattr(specs, name)) for name in FREEZING]
+    parts.append(_dataclass(adapters.AdapterSpec, ("to_text",)))
     parts.append(f"## FROZEN\n\n`FROZEN = {specs.FROZEN}`: the rule of a stage that a policy leaves out.\n")
     return "\n".join(parts)
 

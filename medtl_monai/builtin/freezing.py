@@ -73,6 +73,19 @@ class Gradual(FreezePolicy):
 
 
 @dataclasses.dataclass(frozen=True)
+class GradualOnPlateau(FreezePolicy):
+    """The head first, then one more stage from the top whenever the key metric stalls."""
+
+    lr: float = 1.0
+
+    def __call__(self, at: At, stages: Sequence[StageInfo]) -> Rules:
+        """Return the rules of what trains after this many plateaus."""
+        body = pretrained(stages, "gradual-on-plateau")
+        first = max(0, len(body) - at.plateaus)
+        return fresh(stages) | {stage.name: Rule(lr=self.lr) for stage in body[first:]}
+
+
+@dataclasses.dataclass(frozen=True)
 class LayerwiseDecay(FreezePolicy):
     """Everything trains, each stage at ``decay`` times the rate of the stage above it."""
 
@@ -149,6 +162,11 @@ def last_n(*, n: int = 1) -> FreezePolicy:
 def gradual(*, every: int = 3, lr: float = 1.0) -> FreezePolicy:
     """Build ``gradual``."""
     return Gradual(_at_least_one(every, "gradual", "every"), _positive(lr, "gradual", "lr"))
+
+
+def gradual_on_plateau(*, lr: float = 1.0) -> FreezePolicy:
+    """Build ``gradual-on-plateau``."""
+    return GradualOnPlateau(_positive(lr, "gradual-on-plateau", "lr"))
 
 
 def lp_ft(*, probe: float = 0.3, lr: float = 0.1, decay: float = 1.0) -> FreezePolicy:

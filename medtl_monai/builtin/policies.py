@@ -35,6 +35,12 @@ SPECS: tuple[PolicySpec, ...] = (
         cite=("Howard and Ruder 2018, Universal Language Model Fine-tuning. arXiv:1801.06146",),
     ),
     _spec(
+        "gradual-on-plateau",
+        "The head first, then one more stage from the top whenever the validation metric stalls",
+        Parameter(name="lr", default=1.0, help=_LR),
+        cite=("Howard and Ruder 2018, Universal Language Model Fine-tuning. arXiv:1801.06146",),
+    ),
+    _spec(
         "lp-ft",
         "A linear probe first, then everything, features slowly",
         Parameter(name="probe", default=0.3, help="Share of the epochs given to the probe."),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable
+from json import loads as json_loads
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -53,23 +55,40 @@ def show_plan(config: RunConfig, host: Host, *, json: bool) -> None:
 
 
 def print_policy(entries: Iterable[dict[str, Any]]) -> None:
-    """Print the rows of a policy table: epochs, stage, what trains, learning-rate factor, parameters."""
-    rows = []
-    for entry in entries:
-        epochs = f"{entry['first_epoch'] + 1}-{entry['last_epoch'] + 1}"
-        frozen = entry["trains"] == "none"
-        rows.append(
-            (
-                f"  {epochs}" + (f" (plateau {entry['plateaus']})" if entry["plateaus"] else ""),
-                entry["stage"],
-                entry["role"],
-                entry["weights"],
-                "frozen" if frozen else entry["trains"],
-                "-" if frozen else f"{entry['lr']:.3g}",
-                f"{entry['parameters'] or 0:,}" if not frozen else "0",
+    """Print the rows of a policy table: epochs, stage, what trains, learning-rate factor, parameters, cacheability.
+
+    The stages of each span of epochs are followed by the parameters that train in it.
+    """
+    rows: list[tuple[str, ...]] = []
+    for epochs, stages in itertools.groupby(entries, _span):
+        trained = 0
+        for entry in stages:
+            frozen = entry["trains"] == "none"
+            parameters = 0 if frozen else entry["parameters"] or 0
+            trained += parameters
+            rows.append(
+                (
+                    f"  {epochs}",
+                    entry["stage"],
+                    entry["role"],
+                    entry["weights"],
+                    "frozen" if frozen else _trained(entry),
+                    "-" if frozen else f"{entry['lr']:.3g}",
+                    f"{parameters:,}",
+                    "yes" if entry["cacheable"] else "-",
+                )
             )
-        )
-    print_table(("  Epochs", "Stage", "Role", "Weights", "Trains", "LR factor", "Parameters"), rows)
+        rows.append((f"  {epochs}", "all", "", "", "", "", f"{trained:,}", ""))
+    print_table(("  Epochs", "Stage", "Role", "Weights", "Trains", "LR factor", "Parameters", "Cacheable"), rows)
+
+
+def _span(entry: dict[str, Any]) -> str:
+    epochs = f"{entry['first_epoch'] + 1}-{entry['last_epoch'] + 1}"
+    return epochs + (f" (plateau {entry['plateaus']})" if entry["plateaus"] else "")
+
+
+def _trained(entry: dict[str, Any]) -> str:
+    return json_loads(entry["adapter"])["name"] if entry["adapter"] else str(entry["trains"])
 
 
 def _heading(text: str) -> None:

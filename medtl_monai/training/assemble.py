@@ -16,7 +16,7 @@ from medtl_monai.data.kinds import infer_kind
 from medtl_monai.data.layouts import settle
 from medtl_monai.data.preprocessing import Preprocessing, plan_preprocessing
 from medtl_monai.data.splits import Splits, make_splits
-from medtl_monai.errors import ConfigError, DataError, PluginError, RunError
+from medtl_monai.errors import ConfigError, DataError, PluginError, PolicyError, RunError
 from medtl_monai.host import Choice, Host
 from medtl_monai.modules import Backbone, Head
 from medtl_monai.specs import BackboneSpec, HeadContext, HeadSpec, InputSpec, Stage, TargetKind
@@ -25,7 +25,9 @@ from medtl_monai.training.record import ModelRecord
 from medtl_monai.training.reporter import Reporter
 from medtl_monai.training.source import RunSource, open_source
 from medtl_monai.training.weights import Seen, load_pretrained
+from medtl_monai.transfer.adapters import adapt, adapters
 from medtl_monai.transfer.coverage import CoverageReport
+from medtl_monai.transfer.expression import PolicyChoice, choose_policy
 from medtl_monai.transfer.freeze import Freezer
 from medtl_monai.transfer.model import TransferModel
 from medtl_monai.transfer.schedule import plan
@@ -97,7 +99,7 @@ class Assembly:
         config: The configuration.
         device: Where it will run.
         parts: Backbone and head.
-        policy: The freeze policy; None when an earlier run's table is taken up.
+        policy: The freeze policy and the plugins it is made of; None when an earlier run's table is taken up.
         data: Cases, splits, preprocessing.
         model: Backbone and head, weights loaded.
         coverage: What was loaded where; None when nothing was to be loaded.
@@ -108,7 +110,7 @@ class Assembly:
     config: RunConfig
     device: torch.device
     parts: Parts
-    policy: Choice | None
+    policy: PolicyChoice | None
     data: RunData
     model: TransferModel
     coverage: CoverageReport | None
@@ -136,7 +138,12 @@ def assemble(config: RunConfig, host: Host, reporter: Reporter) -> Assembly:
         reporter.note(f"loaded {coverage.loaded} of {coverage.total} backbone tensors from {coverage.source}")
         for adaptation in coverage.adaptations:
             reporter.note(adaptation)
-    policy = choose_policy(config, host, pretrained=coverage is not None)
+    # The default: a probe first where there is something to keep.
+    policy = choose_policy(host, config.model.policy or ("full" if coverage is None else "lp-ft"))
+    schedule = plan_policy(model, policy, config, coverage)
+    _check_adapters(schedule, host)
+    _check_plateaus(schedule, data)
+    _note_adapters(model, schedule, reporter)
     return Assembly(
         config=config,
         device=device,
@@ -145,7 +152,7 @@ def assemble(config: RunConfig, host: Host, reporter: Reporter) -> Assembly:
         data=data,
         model=model,
         coverage=coverage,
-        schedule=plan_policy(model, policy, config, coverage),
+        schedule=schedule,
         record=record,
     )
 
@@ -170,8 +177,11 @@ def reassemble(folder: RunFolder, config: RunConfig, host: Host) -> Assembly:
     )
     # First the splits: under another id key, that is what is wrong, and not that cases are missing.
     splits = Splits.read(folder.splits_file, run=folder.name)
+    model = build_model(record, backbone, head, seed=config.training.seed)
     table = load_cases(config.data, parts.head_spec.target)
     _check_same_cases(folder, splits, table)
+    schedule = PolicyTable.read(folder.path / "policy.csv")
+    _check_adapters(schedule, host)
     return Assembly(
         config=config,
         device=choose_device(config.training.device),
@@ -180,9 +190,9 @@ def reassemble(folder: RunFolder, config: RunConfig, host: Host) -> Assembly:
         data=RunData(
             table=table, splits=splits, preprocessing=Preprocessing.from_json(record.preprocessing), images=()
         ),
-        model=build_model(record, backbone, head, seed=config.training.seed),
+        model=model,
         coverage=None,
-        schedule=PolicyTable.read(folder.path / "policy.csv"),
+        schedule=adapt(model, schedule),
         record=record,
     )
 
@@ -196,6 +206,16 @@ def _check_same_cases(folder: RunFolder, splits: Splits, table: CaseTable) -> No
             where=folder.name,
             mend="Give the same studies, labels and id key, or start a new run with splits.file set to this run's",
         )
+
+
+def _check_adapters(schedule: PolicyTable, host: Host) -> None:
+    """Refuse adapters from outside the plugins: a run folder is data, and must not choose what code is run."""
+    for spec in schedule.adapters().values():
+        package = spec.build.partition(":")[0].partition(".")[0]
+        if package not in {record.module.partition(".")[0] for record in host.plugins if record.state == "active"}:
+            mend = "Install it (its version is in the run's plugins.json), or give its one-file plugin: --plugin FILE"
+            what = f"the run needs adapter {spec.name!r} of {package!r}, which is no active plugin"
+            raise RunError(what, mend=mend)
 
 
 def choose_device(name: str) -> torch.device:
@@ -331,23 +351,34 @@ def build_model(record: ModelRecord, backbone: Choice, head: Choice, *, seed: in
     return TransferModel(trunk, task)
 
 
-def choose_policy(config: RunConfig, host: Host, *, pretrained: bool) -> Choice:
-    """Return the policy named, or the default: lp-ft with pretrained weights, full without."""
-    return host.resolve("policy", config.model.policy or ("lp-ft" if pretrained else "full"))
-
-
 def plan_policy(
-    model: TransferModel, policy: Choice, config: RunConfig, coverage: CoverageReport | None
+    model: TransferModel, policy: PolicyChoice, config: RunConfig, coverage: CoverageReport | None
 ) -> PolicyTable:
-    """Evaluate the policy for every epoch and check it against what was measured."""
+    """Evaluate the policy for every epoch, check it against what was measured, and put its adapters into the model."""
     infos = stage_infos(model.stages, coverage.pretrained if coverage else {})
     table = plan(
-        policy.build(),
+        policy.policy,
         infos,
         config.training.epochs,
-        name=policy.spec.name,
+        name=policy.name,
         allow_random_frozen=config.model.allow_random_frozen,
         counts=parameter_counts(model.stages),
     )
+    table = adapt(model, table, seed=config.training.seed + 2)  # backbone and head have the two seeds before
     Freezer(model, table)  # checks that no stage would keep normalisation statistics that were never measured
     return table
+
+
+def _check_plateaus(schedule: PolicyTable, data: RunData) -> None:
+    if schedule.waits(0, 0) and not data.splits.ids("val"):
+        raise PolicyError(
+            "it waits for the validation metric to stall, and there are no validation cases",
+            where=schedule.policy,
+            mend="Raise splits.val, or choose a policy that goes by epochs, such as gradual",
+        )
+
+
+def _note_adapters(model: TransferModel, schedule: PolicyTable, reporter: Reporter) -> None:
+    if names := sorted({spec.name for spec in schedule.adapters().values()}):
+        count = sum(entry.parameter.numel() for stage in model.stages for entry in stage.select("adapter"))
+        reporter.note(f"adapters ({', '.join(names)}) in {len(adapters(model))} layers: {count:,} parameters")

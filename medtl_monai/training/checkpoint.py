@@ -41,6 +41,7 @@ class Progress:
         best_loss: Validation loss of that epoch, which decides between equal values.
         stale: Validations since the last improvement, counted anew after each change of phase.
         plateaus: Plateau count that the freeze policy sees.
+        flat: Validations since the last improvement, plateau or change of phase.
     """
 
     epoch: int = 0
@@ -49,6 +50,7 @@ class Progress:
     best_loss: float | None = None
     stale: int = 0
     plateaus: int = 0
+    flat: int = 0
 
 
 @dataclasses.dataclass(frozen=True)

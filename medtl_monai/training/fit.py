@@ -33,6 +33,7 @@ from medtl_monai.training.inference import BatchInferer
 from medtl_monai.training.reporter import Reporter
 from medtl_monai.training.scores import HeadMetric, better
 from medtl_monai.training.tuning import Tuning, apply_format, format_batch, keep_fp32
+from medtl_monai.transfer.adapters import adapter_state, load_states, merged_state
 from medtl_monai.transfer.freeze import Freezer
 from medtl_monai.transfer.lr import schedule_factor
 
@@ -100,17 +101,21 @@ class Fit:
             StorageError: If the disk is full; the checkpoint before is intact.
         """
         self.store.save(
-            self.model.state_dict(),
+            merged_state(self.model),
             optimizer=self.optimizer.state_dict(),
             progress=self.progress,
             metadata={"format": "medtl-run", "backbone": self.assembly.record.backbone},
-            extra={"anchors": self.freezer.anchor_state(), "freezer": self.freezer.state_dict()},
+            extra={
+                "anchors": self.freezer.anchor_state(),
+                "freezer": self.freezer.state_dict(),
+                "adapters": adapter_state(self.model),
+            },
         )
 
     def resume(self) -> None:
         """Go back to the state of the last checkpoint."""
         checkpoint = self.store.load("last")
-        self.model.load_state_dict(checkpoint.tensors)
+        load_states(self.model, checkpoint.tensors, checkpoint.extra.get("adapters", {}))
         self.freezer.load_anchor_state(checkpoint.extra["anchors"])
         self.freezer.load_state_dict(checkpoint.extra["freezer"])
         self.optimizer.load_state_dict(checkpoint.optimizer)
@@ -253,6 +258,7 @@ class Fit:
         value = values.get(self.key, math.nan)
         improved = self._judge(epoch, value, values.get("loss", math.nan))
         self.progress.epoch = epoch + 1
+        plateau = self._count_plateau()
         line = {
             "epoch": epoch,
             "loss": sum(self._losses) / len(self._losses),
@@ -265,6 +271,8 @@ class Fit:
         self.folder.append_metrics(line)
         self.save()
         self.reporter.epoch(line)
+        if plateau:
+            self.reporter.note(f"plateau {self.progress.plateaus} of {self.key} after epoch {epoch + 1}")
         if self._out_of_patience():
             self._stopped_early = True
             engine.terminate()
@@ -291,11 +299,13 @@ class Fit:
             p.best_epoch = epoch
             return True
         if epoch in self._phase_starts():
-            p.stale = 0  # a new phase deserves its full patience
+            p.stale = p.flat = 0  # a new phase deserves its full patience
         if better(value, p.best_value, self.metrics[self.key].mode):
             p.best_epoch, p.best_value, p.best_loss, p.stale = epoch, value, loss, 0
+            p.flat = 0
             return True
         p.stale += 1
+        p.flat += 1
         if value == p.best_value and better(loss, p.best_loss, "min"):
             p.best_epoch, p.best_loss = epoch, loss
             return True
@@ -306,12 +316,21 @@ class Fit:
             )
         return False
 
-    def _out_of_patience(self) -> bool:
-        patience = self.config.patience
-        if patience is None or self.progress.stale < patience:
+    def _count_plateau(self) -> bool:
+        """Count a plateau if the metric has been flat for long enough and the policy has a use for it."""
+        p = self.progress
+        if p.flat < self.config.plateau_patience or not self.assembly.schedule.waits(p.epoch, p.plateaus):
             return False
-        # Stopping before a later phase would leave the policy half done.
-        return max(self._phase_starts()) < self.progress.epoch
+        p.plateaus += 1
+        p.stale = p.flat = 0  # a new phase deserves its full patience
+        return True
+
+    def _out_of_patience(self) -> bool:
+        patience, p = self.config.patience, self.progress
+        if patience is None or p.stale < patience:
+            return False
+        # Stopping before a later phase would leave the policy half done, also where that waits for a plateau.
+        return not self.assembly.schedule.waits(p.epoch, p.plateaus) and max(self._phase_starts()) < self.progress.epoch
 
     def _phase_starts(self) -> set[int]:
         return {phase.first for phase in self.assembly.schedule.phases(self.progress.plateaus)}

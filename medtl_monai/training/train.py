@@ -122,8 +122,8 @@ def write_start(folder: RunFolder, assembly: Assembly) -> None:
     folder.write_config(assembly.config)
     data.splits.write(folder.splits_file)
     assembly.schedule.write(folder.path / "policy.csv")
-    chosen = (assembly.parts.backbone, assembly.parts.head, assembly.policy)
-    write_json(folder.path / "plugins.json", [choice.provenance() for choice in chosen if choice])
+    chosen = [assembly.parts.backbone, assembly.parts.head, *(assembly.policy.choices if assembly.policy else ())]
+    write_json(folder.path / "plugins.json", [choice.provenance() for choice in chosen])
     for plugin in assembly.config.plugins:
         # For the record and for other machines, where the user hands it back with --plugin.
         write_text(folder.path / "plugins" / plugin.name, plugin.read_text(encoding="utf-8"))

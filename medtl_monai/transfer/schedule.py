@@ -7,6 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from medtl_monai.adapters import AdapterSpec
 from medtl_monai.errors import MedtlError, PolicyError, did_you_mean
 from medtl_monai.policy import FreezePolicy
 from medtl_monai.specs import FROZEN, At, Rule, StageInfo
@@ -43,7 +44,7 @@ def plan(
     Raises:
         PolicyError: If the policy fails, is not pure, names an unknown stage, has a rule that matches no parameter,
             freezes (or anchors) a stage that received no weights, never trains the head, trains nothing in some
-            epoch, or asks for a learning rate that is not finite.
+            epoch, asks for a learning rate that is not finite, or for no or several adapters where one is meant.
     """
     name = name or type(policy).__name__.lower()
     if epochs < 1:
@@ -61,6 +62,7 @@ def plan(
     for cell, row in rows.items():
         random_frozen |= _check_row(row, stages, name, cell, allow_random_frozen)
     _check_head(rows, stages, name)
+    _check_adapters(rows, name)
     if all(row == rows[epoch, 0] for (epoch, _), row in rows.items()):
         rows, limit = {cell: row for cell, row in rows.items() if cell[1] == 0}, 0
     return PolicyTable(
@@ -109,6 +111,7 @@ def _evaluate(policy: FreezePolicy, cell: Cell, epochs: int, stages: tuple[Stage
                 where=name,
                 mend="Both must be finite",
             )
+        _check_adapter(rule, stage, name)
     # One rule stands for every way of saying "frozen".
     return {stage: FROZEN if (rule := given.get(stage, FROZEN)).frozen else rule for stage in known}
 
@@ -133,13 +136,29 @@ def _check_row(row: Row, stages: Sequence[StageInfo], name: str, cell: Cell, all
 
 def _check_matches(rule: Rule, stage: StageInfo, name: str, when: str) -> None:
     # A stage without any parameter may be given the rule of all others: there is nothing to miss in it.
-    if rule.params in ("none", "all") or rule.params in stage.kinds:
+    # Whether an adapter fits a layer shows when it is put in.
+    if rule.params in ("none", "all") or rule.params in stage.kinds or (rule.params == "adapter" and stage.kinds):
         return
     what = f"params={rule.params!r} matches no parameter of stage {stage.name!r} {when}"
-    mend = "Leave the stage out, or choose another policy"
-    if rule.params == "adapter":
-        mend = "This version injects no adapters: choose another policy"
-    raise PolicyError(what, where=name, mend=mend)
+    raise PolicyError(what, where=name, mend="Leave the stage out, or choose another policy")
+
+
+def _check_adapter(rule: Rule, stage: str, name: str) -> None:
+    if rule.params == "adapter" and not isinstance(rule.adapter, AdapterSpec):
+        what = f"stage {stage!r} is to train adapters, and no AdapterSpec says which"
+        raise PolicyError(what, where=name, mend="Give Rule(params='adapter', adapter=AdapterSpec(…))")
+    if rule.params != "adapter" and rule.adapter is not None:
+        what = f"stage {stage!r} got an adapter with params={rule.params!r}"
+        raise PolicyError(what, where=name, mend="Adapters go with params='adapter'")
+
+
+def _check_adapters(rows: Mapping[Cell, Row], name: str) -> None:
+    found: dict[str, AdapterSpec] = {}
+    for row in rows.values():
+        for stage, rule in row.items():
+            if rule.adapter is not None and found.setdefault(stage, rule.adapter) != rule.adapter:
+                what = f"stage {stage!r} gets one adapter at first and another one later"
+                raise PolicyError(what, where=name, mend="Adapters are put in once: keep to one for the whole run")
 
 
 def _holds_random(rule: Rule, stage: StageInfo) -> bool:
@@ -150,7 +169,7 @@ def _holds_random(rule: Rule, stage: StageInfo) -> bool:
 
 
 def _trains(rule: Rule, stage: StageInfo) -> bool:
-    return rule.params in stage.kinds
+    return rule.params in stage.kinds or rule.params == "adapter"
 
 
 def _check_head(rows: Mapping[Cell, Row], stages: Sequence[StageInfo], name: str) -> None:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from medtl_monai.errors import SpecError
-from medtl_monai.modules import Backbone, Head
+from medtl_monai.modules import Adapter, Backbone, Head
 from medtl_monai.specs import NormMode, Params, Role, Rule, StageInfo
 
 HEAD = "head"
@@ -28,12 +28,14 @@ class StageParameter:
         parameter: The parameter itself.
         norm: Whether it belongs to a normalisation layer.
         bias: Whether it is a bias (those of normalisation layers included).
+        adapter: Whether it belongs to an adapter; it is then neither ``norm`` nor ``bias``.
     """
 
     name: str
     parameter: nn.Parameter
     norm: bool
     bias: bool
+    adapter: bool = False
 
     @property
     def decays(self) -> bool:
@@ -42,7 +44,8 @@ class StageParameter:
 
     def chosen_by(self, params: Params) -> bool:
         """Whether a rule with this parameter set trains it."""
-        return params == "all" or (params == "norm" and self.norm) or (params == "bias" and self.bias)
+        kinds = {"norm": self.norm, "bias": self.bias, "adapter": self.adapter}
+        return params == "all" or kinds.get(params, False)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -67,8 +70,10 @@ class ModelStage:
 
     @property
     def counts(self) -> dict[str, int]:
-        """Number of scalars in each parameter set: ``{"all": …, "norm": …, "bias": …}``."""
-        kinds: tuple[Params, ...] = ("all", "norm", "bias")
+        """Number of scalars in each parameter set: ``{"all": …, "norm": …, "bias": …}``, and ``"adapter"`` if any."""
+        kinds: list[Params] = ["all", "norm", "bias"]
+        if any(entry.adapter for entry in self.parameters):
+            kinds.append("adapter")
         return {kind: sum(p.parameter.numel() for p in self.select(kind)) for kind in kinds}
 
     @property
@@ -203,16 +208,29 @@ def _head_stage(head: Head) -> ModelStage:
 
 
 def _parameters(modules: Iterable[tuple[str, nn.Module]]) -> tuple[StageParameter, ...]:
+    pairs = list(modules)
+    added = {id(part) for _, module in pairs if isinstance(module, Adapter) for part in _added(module)}
     found: dict[int, StageParameter] = {}
-    for path, module in modules:
-        norm = is_norm(module)
+    for path, module in pairs:
+        adapter, norm = id(module) in added, is_norm(module)
         for leaf, parameter in module.named_parameters(recurse=False):
             bias = leaf.endswith("bias") and parameter.ndim == 1
-            # By identity, never by value: two zero biases are two parameters, a tied weight is one.
-            found.setdefault(
-                id(parameter), StageParameter(name=f"{path}.{leaf}", parameter=parameter, norm=norm, bias=bias)
+            entry = StageParameter(
+                name=f"{path}.{leaf}",
+                parameter=parameter,
+                norm=norm and not adapter,
+                bias=bias and not adapter,
+                adapter=adapter,
             )
+            # By identity, never by value: two zero biases are two parameters, a tied weight is one.
+            found.setdefault(id(parameter), entry)
     return tuple(found.values())
+
+
+def _added(adapter: Adapter) -> list[nn.Module]:
+    """Return an adapter's own modules: all but the layer that it was made for."""
+    base = {id(module) for module in adapter.base.modules()}
+    return [module for module in adapter.modules() if id(module) not in base]
 
 
 def _check_partition(stages: list[ModelStage], parts: Mapping[str, nn.Module]) -> None:

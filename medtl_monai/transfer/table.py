@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
 
+from medtl_monai.adapters import AdapterSpec
 from medtl_monai.errors import MedtlError, RunError
 from medtl_monai.files import write_text
 from medtl_monai.specs import FROZEN, NormMode, Params, Role, Rule, StageInfo
@@ -31,6 +32,7 @@ _COLUMNS = (
     "norm",
     "lr",
     "anchor",
+    "adapter",
     "parameters",
 )
 
@@ -121,11 +123,23 @@ class PolicyTable:
         names = {name for row in self.cells.values() for name, rule in row.items() if rule.anchor > 0}
         return tuple(stage.name for stage in self.stages if stage.name in names)
 
+    def adapters(self) -> dict[str, AdapterSpec]:
+        """Return the adapter of each stage that has one at some time."""
+        found = {name: rule.adapter for row in self.cells.values() for name, rule in row.items() if rule.adapter}
+        return {stage.name: found[stage.name] for stage in self.stages if stage.name in found}
+
+    def waits(self, epoch: int, plateaus: int) -> bool:
+        """Return whether another plateau would change what happens from ``epoch`` on."""
+        more = range(plateaus + 1, self.max_plateaus + 1)
+        return any(self.row(e, p) != self.row(e, plateaus) for e in range(epoch, self.epochs) for p in more)
+
     def summary(self) -> list[dict[str, Any]]:
         """Return one plain mapping for each range of epochs and stage, for printing and JSON.
 
         Keys: ``policy, first_epoch, last_epoch`` (from 0, inclusive), ``plateaus, stage, role, weights`` (``loaded``,
-        ``none`` or ``random-frozen``), ``kinds, trains, norm, lr, anchor, parameters`` (scalars that train, or None).
+        ``none`` or ``random-frozen``), ``kinds, trains, norm, lr, anchor, adapter`` (one line of JSON, or empty),
+        ``parameters`` (scalars that train, or None) and ``cacheable`` (whether it is among the leading frozen stages,
+        whose output for an image stays the same).
         """
         return [self._entry(span, stage) for span in self._spans() for stage in self.stages]
 
@@ -136,7 +150,7 @@ class PolicyTable:
             StorageError: If the disk is full or the folder is not writable.
         """
         text = io.StringIO()
-        writer = csv.DictWriter(text, _COLUMNS, lineterminator="\n")
+        writer = csv.DictWriter(text, _COLUMNS, lineterminator="\n", extrasaction="ignore")
         writer.writeheader()
         for entry in self.summary():
             writer.writerow({**entry, "kinds": "+".join(entry["kinds"]), "lr": repr(entry["lr"])})
@@ -208,7 +222,9 @@ class PolicyTable:
             "norm": rule.norm,
             "lr": 0.0 if rule.frozen else float(rule.lr),
             "anchor": float(rule.anchor),
+            "adapter": rule.adapter.to_text() if rule.adapter else "",
             "parameters": None if self.counts is None else self.counts[stage.name].get(rule.params, 0),
+            "cacheable": stage in self.stages[: self.frozen_prefix(first, plateaus)],
         }
 
 
@@ -229,4 +245,6 @@ def _rule_of(entry: Mapping[str, str]) -> Rule:
         norm=cast(NormMode, entry["norm"]),
         lr=float(entry["lr"]),
         anchor=float(entry["anchor"]),
+        # Tables of older runs have no such column.
+        adapter=AdapterSpec.from_text(text) if (text := entry.get("adapter", "")) else None,
     )

@@ -35,6 +35,7 @@ BUILT = {
     "linear-probe": freezing.linear_probe(),
     "last-n": freezing.last_n(),
     "gradual": freezing.gradual(every=2),
+    "gradual-on-plateau": freezing.gradual_on_plateau(),
     "lp-ft": freezing.lp_ft(),
     "llrd": freezing.llrd(),
     "norm-only": freezing.norm_only(),
@@ -135,6 +136,15 @@ def test_gradual_thaws_a_stage_at_a_time_from_the_top():
     assert ask(policy, LISTS["plain"], 9)["head"] == Rule()
 
 
+def test_gradual_on_plateau_thaws_when_the_metric_stalls():
+    policy = freezing.gradual_on_plateau(lr=0.5)
+    rules = [policy(At(epoch=9, epochs=10, plateaus=n), LISTS["plain"]) for n in range(6)]
+    assert [len(r) - 1 for r in rules] == [0, 1, 2, 3, 4, 4]
+    assert rules[1]["top"] == Rule(lr=0.5)
+    assert rules[1]["head"] == Rule()
+    assert policy(At(epoch=0, epochs=10, plateaus=1), LISTS["plain"]) == rules[1], "epochs do not matter"
+
+
 def test_lp_ft_probes_then_tunes_slowly():
     policy = freezing.lp_ft(probe=0.3, lr=0.1)
     assert [len(training(policy, LISTS["plain"], epoch)) for epoch in range(10)] == [1] * 3 + [5] * 7
@@ -182,6 +192,7 @@ def test_surgical_trains_the_named_stages():
         (freezing.last_n, {"n": 0}, "n=0"),
         (freezing.gradual, {"every": 0}, "every=0"),
         (freezing.gradual, {"lr": -1.0}, "lr=-1.0"),
+        (freezing.gradual_on_plateau, {"lr": 0.0}, "lr=0.0"),
         (freezing.lp_ft, {"probe": 1.0}, "probe=1.0"),
         (freezing.lp_ft, {"lr": float("nan")}, "lr=nan"),
         (freezing.llrd, {"decay": 0.0}, "decay=0.0"),

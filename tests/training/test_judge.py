@@ -20,9 +20,15 @@ def judge():
         _phase_starts=lambda: {0, 5},
     )
     warnings = []
+    fit.config = SimpleNamespace(plateau_patience=2, patience=3)
+    fit.assembly = SimpleNamespace(schedule=SimpleNamespace(waits=lambda epoch, plateaus: plateaus < 2))
 
     def step(epoch, value, loss):
-        return Fit._judge(fit, epoch, value, loss), fit.progress, warnings
+        improved = Fit._judge(fit, epoch, value, loss)
+        fit.progress.epoch = epoch + 1
+        return improved, fit.progress, warnings
+
+    step.fit = fit
 
     return step
 
@@ -55,3 +61,35 @@ def test_an_undefined_value_is_never_the_best_and_is_said_once(judge):
     assert progress.best_epoch is None
     assert len(warnings) == 1
     assert "undefined" in warnings[0]
+
+
+def test_plateaus_are_counted_and_give_a_new_patience(judge):
+    seen = []
+    for epoch, value in enumerate((0.5, 0.4, 0.4, 0.4, 0.6, 0.5, 0.5, 0.5, 0.5, 0.5)):
+        judge(epoch, value, 0.5)
+        counted = Fit._count_plateau(judge.fit)
+        progress = judge.fit.progress
+        seen.append((counted, progress.plateaus, progress.flat, progress.stale, Fit._out_of_patience(judge.fit)))
+    assert [row[1] for row in seen] == [0, 0, 1, 1, 1, 1, 2, 2, 2, 2]
+    assert [epoch for epoch, row in enumerate(seen) if row[0]] == [2, 6]
+    assert all(flat == stale == 0 for counted, _, flat, stale, _ in seen if counted)
+    assert [row[4] for row in seen] == [False] * 9 + [True], "patience counts from the last plateau"
+    assert judge.fit.progress.best_epoch == 4
+
+
+def test_nothing_is_stopped_while_the_policy_waits_for_a_plateau(judge):
+    judge.fit.config.plateau_patience = 5
+    for epoch in range(4):
+        judge(epoch, 0.5, 0.5)
+        assert not Fit._count_plateau(judge.fit)
+        assert not Fit._out_of_patience(judge.fit)
+    assert judge.fit.progress.stale == 3
+    judge.fit.assembly.schedule.waits = lambda epoch, plateaus: False
+    judge.fit._phase_starts = lambda: {0}
+    assert Fit._out_of_patience(judge.fit)
+
+
+def test_ties_decided_by_the_loss_are_no_way_off_a_plateau(judge):
+    for epoch, loss in enumerate((0.5, 0.4, 0.3)):
+        assert judge(epoch, 0.7, loss)[0]
+    assert Fit._count_plateau(judge.fit)

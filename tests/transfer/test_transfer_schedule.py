@@ -1,9 +1,11 @@
+import dataclasses
 import math
 import random
 
 import pytest
 from helpers_transfer import POLICIES, model, table, weights
 
+from medtl_monai.adapters import AdapterSpec
 from medtl_monai.builtin import freezing
 from medtl_monai.errors import PolicyError, RunError, StorageError
 from medtl_monai.policy import FreezePolicy
@@ -113,8 +115,55 @@ def test_rule_matching_nothing():
     assert "params='norm' matches no parameter of stage 'head'" in text
 
 
-def test_adapters_are_not_there_yet():
-    assert "no adapters" in refused(lambda at, stages: {**FRESH, "low": Rule(params="adapter")})
+ADAPTER = AdapterSpec(name="x", build="a:b")
+
+
+def test_adapters_need_a_description():
+    assert "no AdapterSpec says which" in refused(lambda at, stages: {**FRESH, "low": Rule(params="adapter")})
+    rule = Rule(params="adapter", adapter="lora")
+    assert "no AdapterSpec says which" in refused(lambda at, stages: {**FRESH, "low": rule})
+
+
+def test_adapters_go_with_their_parameter_set():
+    text = refused(lambda at, stages: {**FRESH, "low": Rule(adapter=ADAPTER)})
+    assert "'low' got an adapter with params='all'" in text
+
+
+def test_a_stage_keeps_one_adapter():
+    def changing(at, stages):
+        return {**FRESH, "low": Rule(params="adapter", adapter=dataclasses.replace(ADAPTER, name="xy"[at.epoch % 2]))}
+
+    assert "one adapter at first and another one later" in refused(changing)
+
+
+def test_adapters_on_random_weights_are_refused():
+    rule = Rule(params="adapter", adapter=ADAPTER)
+    assert "'decoder' received no weights" in refused(lambda at, stages: {**FRESH, "decoder": rule})
+
+
+def test_adapters_combine_with_rates_and_not_with_each_other():
+    left = constant({**FRESH, "low": Rule(params="adapter", adapter=ADAPTER), "top": Rule()})
+    product = plan(left * freezing.llrd(decay=0.5), STAGES, 2)
+    assert product.row(0)["low"] == Rule(params="adapter", adapter=ADAPTER, lr=0.25)
+    assert product.adapters() == {"low": ADAPTER}
+    assert plan(left * freezing.last_n(n=1), STAGES, 2).adapters() == {}
+    other = constant({**FRESH, "low": Rule(params="adapter", adapter=AdapterSpec(name="y", build="a:b"))})
+    with pytest.raises(PolicyError, match=r"two adapters for one stage \(x and y\)"):
+        plan(left * other, STAGES, 2)
+
+
+def test_what_can_be_cached_is_the_frozen_prefix():
+    rows = plan(freezing.last_n(n=1), STAGES, 2).summary()
+    assert [row["cacheable"] for row in rows] == [True, False, False, False]
+    rows = plan(constant({**FRESH, "low": Rule(params="adapter", adapter=ADAPTER)}), STAGES, 2).summary()
+    assert not any(row["cacheable"] for row in rows), "nothing below a stage that trains is left"
+
+
+def test_whether_another_plateau_matters():
+    result = plan(freezing.gradual_on_plateau(), STAGES, 5)
+    assert [result.waits(4, p) for p in range(4)] == [True, True, False, False]
+    assert not result.waits(5, 0), "there is no epoch left"
+    assert not plan(freezing.gradual(), STAGES, 5).waits(0, 0)
 
 
 def test_stage_without_parameters_may_have_any_rule():
