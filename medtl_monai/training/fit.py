@@ -145,7 +145,7 @@ class Fit:
             batch_size=self.config.batch_size,
             min_steps=self.config.min_steps,
             seed=self.config.seed,
-            workers=self.config.workers,
+            workers=self.tuning.workers,
             pin_memory=self.assembly.device.type == "cuda",
         )
         sampler = loader.batch_sampler
@@ -178,7 +178,7 @@ class Fit:
         key, *others = values
         evaluator = SupervisedEvaluator(
             device=self.assembly.device,
-            val_data_loader=evaluation_loader(self.datasets.val, workers=self.config.workers),
+            val_data_loader=evaluation_loader(self.datasets.val, workers=self.tuning.workers),
             network=self.model,
             inferer=BatchInferer(self.assembly.data.preprocessing.patch_size),
             prepare_batch=self._prepare,
