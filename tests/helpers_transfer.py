@@ -12,7 +12,9 @@ from monai.engines import SupervisedTrainer
 from torch import nn
 
 from medtl_monai.builtin import freezing
+from medtl_monai.config import TrainingConfig
 from medtl_monai.modules import Backbone, Batch, Head, Metric, Prediction
+from medtl_monai.training.fit import make_optimizer as engine_optimizer
 from medtl_monai.transfer.freeze import Freezer
 from medtl_monai.transfer.lr import schedule_factor
 from medtl_monai.transfer.model import TransferModel
@@ -170,10 +172,7 @@ def batches(dims=2, n=3, size=4, seed=7, channels=1, shape=None):
 
 
 def make_optimizer(freezer, kind="adamw", lr=1e-2, weight_decay=0.1):
-    groups = freezer.parameter_groups(weight_decay)
-    if kind == "adamw":
-        return torch.optim.AdamW(groups, lr=lr)
-    return torch.optim.SGD(groups, lr=lr, momentum=0.9, nesterov=True)
+    return engine_optimizer(freezer, TrainingConfig(optimizer=kind, lr=lr, weight_decay=weight_decay))
 
 
 def objective(net, freezer):

@@ -323,9 +323,10 @@ class Fit:
 def make_optimizer(freezer: Freezer, config: TrainingConfig) -> Optimizer:
     """Build the optimizer over everything that ever trains; its groups stay the same for the whole run."""
     groups = freezer.parameter_groups(config.weight_decay)
+    # One kernel a parameter instead of a dozen: several times faster on a CPU, where torch does not choose it itself.
     if config.optimizer == "sgd":
-        return SGD(groups, lr=config.lr, momentum=0.9, nesterov=True)
-    return AdamW(groups, lr=config.lr)
+        return SGD(groups, lr=config.lr, momentum=0.9, nesterov=True, fused=True)
+    return AdamW(groups, lr=config.lr, fused=True)
 
 
 def _epoch_seed(seed: int, epoch: int) -> int:

@@ -29,12 +29,13 @@ from medtl_monai.transfer.model import TransferModel
 TOLERANCE = 0.05
 """Largest relative error of a weight gradient in bf16; rounding alone gives about 0.003."""
 
-PROBE_SECONDS = 10.0
+PROBE_SECONDS = 30.0
 """Longest time of the probe. A variant that has begun is finished."""
 
 PROBE_SHARE = 0.05
 """Largest share of the run's expected time that the probe may take: a short run is not worth one."""
 
+_SLOW_STEP = 0.5
 _REPEATS = 3
 _LEAST_STEPS = 2 * (_REPEATS + 1)
 _LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.ConvTranspose3d, nn.Linear)
@@ -122,7 +123,7 @@ def tune(
     chosen = dataclasses.replace(fixed, threads=capacity.fewest(seconds, fixed.threads))
     if open_formats:
         with capacity.threads(chosen.threads):
-            chosen = probe.formats(chosen)
+            chosen = probe.formats(chosen, seconds[chosen.threads])
     if open_workers and load is not None:
         chosen = probe.workers(chosen, seconds, load)
     times = {name: round(1000 * value, 2) for name, value in probe.seconds.items()}
@@ -158,10 +159,13 @@ class _Probe:
         device = batch.image.device
         self._bf16 = has_bf16(device) and (one_size or device.type != "cpu")
         started = time.perf_counter()
-        self.baseline = step_seconds(model, batch, Tuning(), repeats=1)
+        self.baseline = step_seconds(model, batch, Tuning(channels_last=config.channels_last is True), repeats=1)
         self.seconds: dict[str, float] = {}
         self.skipped = ""
         share = math.inf if steps is None else PROBE_SHARE * steps * self.baseline
+        # Seconds average out what disturbs milliseconds.
+        self._slow = self.baseline > _SLOW_STEP
+        self._repeats = 1 if self._slow else _REPEATS
         self.too_short = share < _LEAST_STEPS * self.baseline
         self._end = started + min(PROBE_SECONDS, share)
 
@@ -172,20 +176,28 @@ class _Probe:
         budget = (self._end - time.perf_counter()) / 2
         with _scratch(self.model, Tuning(channels_last=start.channels_last), self.batch) as (probe, formatted):
             found = capacity.thread_seconds(
-                lambda: _step(probe, formatted), candidates, repeats=_REPEATS, seconds=budget
+                lambda: _step(probe, formatted), candidates, repeats=self._repeats, seconds=budget
             )
         self.seconds |= {_threads_name(n): seconds for n, seconds in found.items()}
         return found
 
-    def formats(self, start: Tuning) -> Tuning:
-        """Return ``start`` with the memory format and precision that are clearly fastest."""
+    def formats(self, start: Tuning, known: float) -> Tuning:
+        """Return ``start`` with the memory format and precision that are clearly fastest.
+
+        Args:
+            start: What the others are compared with.
+            known: Seconds of its step in float32, as far as they are known; measured again where that is quick.
+        """
         best = start
+        if self._slow and start.precision == "fp32":
+            self.seconds[start.name] = known
         for variant in _variants(self.config, start, bf16=self._bf16):
-            if best.name in self.seconds and time.perf_counter() > self._end:
+            if best.name in self.seconds and variant.name not in self.seconds and time.perf_counter() > self._end:
                 self.skipped = f"no time was left to measure {variant.name}"
                 break
             candidate = self._checked(variant)
-            self.seconds[candidate.name] = step_seconds(self.model, self.batch, candidate)
+            if candidate.name not in self.seconds:
+                self.seconds[candidate.name] = step_seconds(self.model, self.batch, candidate, repeats=self._repeats)
             # A change must pay: noise alone should not move the run away from plain float32.
             if candidate.name == best.name or self.seconds[candidate.name] < capacity.GAIN * self.seconds[best.name]:
                 best = candidate
