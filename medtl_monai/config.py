@@ -273,10 +273,10 @@ class TrainingConfig(_Section):
     """Seed of initialisation, order and augmentation."""
     device: str = "auto"
     """cpu, cuda, cuda:1, mps or auto."""
-    workers: int = Field(0, ge=0)
-    """Data-loading processes."""
+    workers: Annotated[int, Field(ge=0)] | Literal["auto"] = "auto"
+    """Data-loading processes. auto: as many as the probe finds to pay, mostly none."""
     tune: bool = True
-    """Probe memory format and precision before training; off: contiguous float32."""
+    """Probe threads, memory format, precision and workers before training; off: contiguous float32, no workers."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Arithmetic of the forward pass."""
     channels_last: bool | Literal["auto"] = "auto"

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import copy
+import functools
 
+import helpers_backbones
 import torch
 from ignite.engine import Events
 from monai.engines import SupervisedTrainer
 from torch import nn
 
 from medtl_monai.builtin import freezing
+from medtl_monai.config import TrainingConfig
 from medtl_monai.modules import Backbone, Batch, Head, Metric, Prediction
+from medtl_monai.training.fit import make_optimizer as engine_optimizer
 from medtl_monai.transfer.freeze import Freezer
 from medtl_monai.transfer.lr import schedule_factor
 from medtl_monai.transfer.model import TransferModel
@@ -143,9 +147,14 @@ def weights(net, *, neck=False, but=()):
     return {s.name: s.name not in but and (s.role == "backbone" or (neck and s.role == "neck")) for s in net.stages}
 
 
+def named(policy, net):
+    """Return a policy of this name; ``surgical`` names the network's own second stage."""
+    return freezing.surgical(stages=(net.stages[1].name,)) if policy == "surgical" else POLICIES[policy]
+
+
 def table(net, policy, epochs=4, pretrained=None, **options):
     infos = stage_infos(net.stages, weights(net) if pretrained is None else pretrained)
-    chosen = POLICIES[policy] if isinstance(policy, str) else policy
+    chosen = named(policy, net) if isinstance(policy, str) else policy
     return plan(chosen, infos, epochs, counts=parameter_counts(net.stages), **options)
 
 
@@ -163,10 +172,7 @@ def batches(dims=2, n=3, size=4, seed=7, channels=1, shape=None):
 
 
 def make_optimizer(freezer, kind="adamw", lr=1e-2, weight_decay=0.1):
-    groups = freezer.parameter_groups(weight_decay)
-    if kind == "adamw":
-        return torch.optim.AdamW(groups, lr=lr)
-    return torch.optim.SGD(groups, lr=lr, momentum=0.9, nesterov=True)
+    return engine_optimizer(freezer, TrainingConfig(optimizer=kind, lr=lr, weight_decay=weight_decay))
 
 
 def objective(net, freezer):
@@ -260,9 +266,41 @@ NETS = {
 }
 
 
-def build(name):
-    options = NETS[name]
-    return model(**options), batches(options.get("dims", 2))
+TINY = {
+    "resnet": {"features": 8},
+    "densenet121": {"features": 8, "growth_rate": 8, "dropout": 0.2},
+    "efficientnet-b0": {},
+    "segresnet": {"init_filters": 8},
+    "unet": {"levels": ("3",), "features": 8, "dropout": 0.1},
+    "dynunet": {"levels": ("3",), "features": 8, "dropout": 0.1},
+    "swinunetr": {"feature_size": 12, "window_size": 2, "drop_path": 0.5},
+}
+"""Options that make a built-in backbone small, and random where it can be."""
+
+BUILTINS = tuple(helpers_backbones.BY_NAME)
+"""Every built-in backbone."""
+
+DROPPING = tuple(name for name in BUILTINS if not name.startswith(("resnet", "segresnet", "efficientnet")))
+"""Those with dropout or stochastic depth in every stage."""
+
+
+def build(name, seed=0):
+    """Return a network and its batches: one of :data:`NETS`, or a small built-in backbone."""
+    if name in NETS:
+        options = NETS[name]
+        return model(**options, seed=seed), batches(options.get("dims", 2))
+    dims = helpers_backbones.BY_NAME[name].input.spatial_dims
+    side = 32 if dims == 2 or name.startswith("densenet") else 16
+    return copy.deepcopy(_builtin(name, seed)), batches(size=2, shape=(side,) * dims)
+
+
+@functools.cache
+def _builtin(name, seed):
+    family = next(prefix for prefix in TINY if name.startswith(prefix))
+    torch.manual_seed(seed)
+    backbone = helpers_backbones.build(name, 1, **TINY[family])
+    specs = backbone.stage_specs or helpers_backbones.BY_NAME[name].stages
+    return randomise(TransferModel(backbone, TinyHead(width=specs[-1].channels)), seed)
 
 
 def still(net, rules):

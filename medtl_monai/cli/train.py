@@ -51,9 +51,11 @@ def train(
     patience: Annotated[int | None, typer.Option(help="Stop after so many epochs without gain.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of initialisation, order, augmentation.")] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps or auto.")] = None,
-    workers: Annotated[int | None, typer.Option(help="Data-loading processes.")] = None,
+    workers: Annotated[int | None, typer.Option(help="Data-loading processes. Default: probed.")] = None,
     augment: Annotated[bool | None, typer.Option("--augment/--no-augment", help="Random changes.")] = None,
-    tune: Annotated[bool | None, typer.Option("--tune/--no-tune", help="Probe memory format and precision.")] = None,
+    tune: Annotated[
+        bool | None, typer.Option("--tune/--no-tune", help="Probe threads, memory format, precision and workers.")
+    ] = None,
     cache: Annotated[bool | None, typer.Option("--cache/--no-cache", help="Preprocessed images on disk.")] = None,
     sets: SetOption = None,
     resume: Annotated[Path | None, typer.Option(metavar="RUN", help="Go on with an interrupted run.")] = None,

@@ -153,6 +153,15 @@ class CaseDataset(Dataset[Sample]):
         """Read the image of a case as this data set's preprocessing needs it."""
         return self.table.read_volume(case, on_gap=self.preprocessing.on_gap, units=self.preprocessing.units)
 
+    def sizes(self) -> set[tuple[int, ...]]:
+        """Return the sizes that training items have: of patches, or of whole images where they are smaller."""
+        found = set()
+        for n in range(len(self.cases)):
+            shape = tuple(self._prepared(n).image.shape[1:])
+            patch = self.preprocessing.patch_size or shape
+            found.add(tuple(min(have, wanted) for have, wanted in zip(shape, patch, strict=True)))
+        return found
+
     @property
     def bytes_in_memory(self) -> int:
         """Memory that preprocessed cases take; those mapped from disk take none of their own."""

@@ -110,9 +110,11 @@ def _arithmetic(tuning: dict[str, Any]) -> str:
     text = str(tuning.get("precision", "?")) + (", channels-last" if tuning.get("channels_last") else "")
     kept = tuning.get("fp32_layers") or []
     text += f", {count(len(kept), 'layer')} kept in fp32" if kept else ""
+    text += f", {count(tuning['threads'], 'thread')}" if tuning.get("threads") else ""
+    text += f", {count(tuning['workers'], 'worker')}" if tuning.get("workers") else ""
     times = tuning.get("milliseconds") or {}
     measured = ", ".join(f"{name} {number(ms, 3)} ms" for name, ms in times.items())
-    return text + (f"; a step was measured at {measured}" if measured else "")
+    return text + (f"; measured: {measured}" if measured else "")
 
 
 def _what(phase: Phase, table: PolicyTable) -> str:

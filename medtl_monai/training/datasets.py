@@ -29,6 +29,11 @@ class Datasets:
     train: CaseDataset
     val: CaseDataset | None
 
+    @property
+    def one_size(self) -> bool:
+        """Whether all training batches have one size."""
+        return self.train.preprocessing.size is not None or len(self.train.sizes()) == 1
+
     def probe(self, batch_size: int) -> Batch:
         """Return a training batch of the size and shape that training will use."""
         size = min(batch_size, len(self.train))

@@ -150,7 +150,7 @@ class Fit:
             batch_size=self.config.batch_size,
             min_steps=self.config.min_steps,
             seed=self.config.seed,
-            workers=self.config.workers,
+            workers=self.tuning.workers,
             pin_memory=self.assembly.device.type == "cuda",
         )
         sampler = loader.batch_sampler
@@ -183,7 +183,7 @@ class Fit:
         key, *others = values
         evaluator = SupervisedEvaluator(
             device=self.assembly.device,
-            val_data_loader=evaluation_loader(self.datasets.val, workers=self.config.workers),
+            val_data_loader=evaluation_loader(self.datasets.val, workers=self.tuning.workers),
             network=self.model,
             inferer=BatchInferer(self.assembly.data.preprocessing.patch_size),
             prepare_batch=self._prepare,
@@ -342,9 +342,10 @@ class Fit:
 def make_optimizer(freezer: Freezer, config: TrainingConfig) -> Optimizer:
     """Build the optimizer over everything that ever trains; its groups stay the same for the whole run."""
     groups = freezer.parameter_groups(config.weight_decay)
+    # One kernel a parameter instead of a dozen: several times faster on a CPU, where torch does not choose it itself.
     if config.optimizer == "sgd":
-        return SGD(groups, lr=config.lr, momentum=0.9, nesterov=True)
-    return AdamW(groups, lr=config.lr)
+        return SGD(groups, lr=config.lr, momentum=0.9, nesterov=True, fused=True)
+    return AdamW(groups, lr=config.lr, fused=True)
 
 
 def _epoch_seed(seed: int, epoch: int) -> int:

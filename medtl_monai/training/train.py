@@ -57,6 +57,7 @@ def train(config: RunConfig, host: Host, reporter: Reporter) -> tuple[RunFolder,
         folder = RunFolder.create(config.out)
         write_start(folder, assembly)
         tuning = choose_tuning(assembly, datasets, reporter)
+        torch.set_num_threads(tuning.threads)
         write_json(folder.path / "tuning.json", tuning.to_json())
         fit = Fit(assembly, datasets, folder, tuning, reporter)
         fit.save()
@@ -169,11 +170,16 @@ def choose_tuning(assembly: Assembly, datasets: Datasets, reporter: Reporter) ->
     """Probe the hardware on one training batch and say what was chosen."""
     config = assembly.config.training
     batch = datasets.probe(config.batch_size).to(assembly.device)
-    tuning = tune(assembly.model.to(assembly.device), batch, config)
+    steps = config.epochs * len(EpochSampler(len(datasets.train), config.batch_size, config.min_steps))
+    model = assembly.model.to(assembly.device)
+    tuning = tune(
+        model, batch, config, steps=steps, load=lambda: datasets.probe(config.batch_size), one_size=datasets.one_size
+    )
     if tuning.milliseconds:
         times = ", ".join(f"{name} {ms:.0f} ms" for name, ms in tuning.milliseconds.items())
-        chosen = tuning.precision + (" channels-last" if tuning.channels_last else "")
-        reporter.note(f"a step takes: {times}; using {chosen}")
+        reporter.note(f"measured: {times}; using {tuning.summary}")
+    if tuning.skipped:
+        reporter.note(tuning.skipped)
     if tuning.fp32_layers:
         reporter.warn(f"kept in fp32, their bf16 gradients are wrong here: {', '.join(tuning.fp32_layers)}")
     return tuning

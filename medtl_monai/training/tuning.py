@@ -1,8 +1,9 @@
-"""Choosing memory format and precision by measuring a few steps, before training and without touching the model.
+"""Choosing threads, memory format, precision and loading processes by measuring a few steps before training.
 
-bfloat16 on a CPU is only ever chosen after each convolution's and linear layer's weight gradient was compared with
-float32 at the run's own shapes: torch 2.13 with oneDNN returns garbage for some 3D shapes on processors with native
-bf16. Layers that fail are kept in float32, and the run says which.
+The batch is never changed, and neither is the model: the probe works on copies. bfloat16 on a CPU is only ever chosen
+after each convolution's and linear layer's weight gradient was compared with float32 at the run's own shapes: torch
+2.13 with oneDNN returns garbage for some 3D shapes on processors with native bf16. Layers that fail are kept in
+float32, and the run says which.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import math
 import statistics
 import time
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -22,32 +23,57 @@ from torch import Tensor, nn
 
 from medtl_monai.config import TrainingConfig
 from medtl_monai.modules import Batch
+from medtl_monai.training import capacity
 from medtl_monai.transfer.model import TransferModel
 
 TOLERANCE = 0.05
 """Largest relative error of a weight gradient in bf16; rounding alone gives about 0.003."""
 
-_GAIN = 0.95
+PROBE_SECONDS = 30.0
+"""Longest time of the probe. A variant that has begun is finished."""
+
+PROBE_SHARE = 0.05
+"""Largest share of the run's expected time that the probe may take: a short run is not worth one."""
+
+_SLOW_STEP = 0.5
+_REPEATS = 3
+_LEAST_STEPS = 2 * (_REPEATS + 1)
 _LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.ConvTranspose3d, nn.Linear)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Tuning:
-    """How the forward pass is computed. Stored in the run and reused on resume.
+    """How steps are computed and batches loaded. Stored in the run and reused on resume.
 
     Attributes:
         precision: fp32 or bf16.
         channels_last: Whether images and kernels are stored channels-last.
         fp32_layers: Layers kept in float32 under bf16 because their gradient was wrong.
         threads: CPU threads.
-        milliseconds: Median step time of each variant that was measured.
+        workers: Data-loading processes.
+        milliseconds: Median step time of each variant that was measured, and that of loading a batch (``data``).
+        skipped: Why nothing, or not everything, was measured; empty where all was.
     """
 
     precision: str = "fp32"
     channels_last: bool = False
     fp32_layers: tuple[str, ...] = ()
     threads: int = 1
+    workers: int = 0
     milliseconds: dict[str, float] = dataclasses.field(default_factory=dict)
+    skipped: str = ""
+
+    @property
+    def name(self) -> str:
+        """What a variant of memory format and precision is called in :attr:`milliseconds`."""
+        return f"{self.precision}{' channels-last' if self.channels_last else ''}"
+
+    @property
+    def summary(self) -> str:
+        """What was chosen, in words."""
+        threads = _threads_name(self.threads)
+        workers = "1 worker" if self.workers == 1 else f"{self.workers or 'no'} workers"
+        return f"{self.name}, {threads}, {workers}"
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON values."""
@@ -59,38 +85,155 @@ class Tuning:
         return cls(**{**value, "fp32_layers": tuple(value["fp32_layers"])})
 
 
-def tune(model: TransferModel, batch: Batch, config: TrainingConfig) -> Tuning:
-    """Choose memory format and precision for this model at this batch's shapes.
+def tune(
+    model: TransferModel,
+    batch: Batch,
+    config: TrainingConfig,
+    *,
+    steps: int | None = None,
+    load: Callable[[], object] | None = None,
+    one_size: bool = True,
+) -> Tuning:
+    """Choose threads, memory format, precision and loading processes for this model at this batch's shapes.
 
-    What the configuration fixes is not probed. The model, its statistics and the random state stay untouched.
+    What the configuration fixes is not probed. The model, its statistics, the random state and torch's thread count
+    stay untouched.
 
     Args:
         model: The assembled model, on ``device``.
         batch: A training batch, on ``device``.
         config: The training section.
+        steps: Optimizer steps of the run, by which the probe is kept short; None for a run that is long enough.
+        load: Loads one batch as training will; None where there is nothing to load.
+        one_size: Whether all batches have this batch's size. Where they do not, bf16 is not chosen on a CPU: its
+            gradients are wrong at some sizes, and only this one can be checked.
     """
-    threads = torch.get_num_threads()
-    formats = [False, True] if config.channels_last == "auto" else [config.channels_last]
+    fixed = _fixed(model, batch, config)
+    open_threads = config.threads is None and batch.image.device.type == "cpu" and torch.get_num_threads() > 1
+    open_formats = config.channels_last == "auto" or config.precision == "auto"
+    open_workers = config.workers == "auto" and load is not None and capacity.cores() > 1
+    if not config.tune or not (open_threads or open_formats or open_workers):
+        return fixed
+    probe = _Probe(model, batch, config, steps, one_size)
+    if probe.too_short:
+        return dataclasses.replace(fixed, skipped=f"the run is too short to measure variants ({steps} steps)")
+    seconds = {fixed.threads: probe.baseline}
+    if open_threads:
+        seconds = probe.threads(fixed)
+    chosen = dataclasses.replace(fixed, threads=capacity.fewest(seconds, fixed.threads))
+    if open_formats:
+        with capacity.threads(chosen.threads):
+            chosen = probe.formats(chosen, seconds[chosen.threads])
+    if open_workers and load is not None:
+        chosen = probe.workers(chosen, seconds, load)
+    times = {name: round(1000 * value, 2) for name, value in probe.seconds.items()}
+    return dataclasses.replace(chosen, milliseconds=times, skipped=probe.skipped)
+
+
+def _fixed(model: TransferModel, batch: Batch, config: TrainingConfig) -> Tuning:
+    """Return what holds without measuring: what the configuration says, and the defaults."""
     fixed = Tuning(
         precision="bf16" if config.precision == "bf16" else "fp32",
-        channels_last=formats[0] if len(formats) == 1 else False,
-        threads=threads,
+        channels_last=config.channels_last is True,
+        threads=torch.get_num_threads(),
+        workers=config.workers if config.workers != "auto" else 0,
     )
     if fixed.precision == "bf16":
-        fixed = dataclasses.replace(fixed, fp32_layers=unsafe_layers(model, batch, fixed.channels_last))
-    if not config.tune or (len(formats) == 1 and config.precision != "auto"):
-        return fixed
-    times: dict[str, float] = {}
-    best = dataclasses.replace(fixed, channels_last=formats[0])
-    for channels_last in formats:
-        for candidate in _candidates(model, batch, config, channels_last=channels_last, threads=threads):
-            name = f"{candidate.precision}{' channels-last' if channels_last else ''}"
-            times[name] = 1000 * step_seconds(model, batch, candidate)
-            current = f"{best.precision}{' channels-last' if best.channels_last else ''}"
+        return dataclasses.replace(fixed, fp32_layers=unsafe_layers(model, batch, fixed.channels_last))
+    return fixed
+
+
+class _Probe:
+    """Measures variants of a step, within a bounded time.
+
+    Attributes:
+        baseline: Seconds of one float32 step as things are.
+        seconds: What was measured, by name.
+        skipped: What there was no time for.
+    """
+
+    def __init__(
+        self, model: TransferModel, batch: Batch, config: TrainingConfig, steps: int | None, one_size: bool
+    ) -> None:
+        self.model, self.batch, self.config = model, batch, config
+        device = batch.image.device
+        self._bf16 = has_bf16(device) and (one_size or device.type != "cpu")
+        started = time.perf_counter()
+        self.baseline = step_seconds(model, batch, Tuning(channels_last=config.channels_last is True), repeats=1)
+        self.seconds: dict[str, float] = {}
+        self.skipped = ""
+        share = math.inf if steps is None else PROBE_SHARE * steps * self.baseline
+        # Seconds average out what disturbs milliseconds.
+        self._slow = self.baseline > _SLOW_STEP
+        self._repeats = 1 if self._slow else _REPEATS
+        self.too_short = share < _LEAST_STEPS * self.baseline
+        self._end = started + min(PROBE_SECONDS, share)
+
+    def threads(self, start: Tuning) -> dict[int, float]:
+        """Return the time of a step for each thread count."""
+        candidates = capacity.thread_candidates(start.threads)
+        # Half of the time, so that the formats get their turn.
+        budget = (self._end - time.perf_counter()) / 2
+        with _scratch(self.model, Tuning(channels_last=start.channels_last), self.batch) as (probe, formatted):
+            found = capacity.thread_seconds(
+                lambda: _step(probe, formatted), candidates, repeats=self._repeats, seconds=budget
+            )
+        self.seconds |= {_threads_name(n): seconds for n, seconds in found.items()}
+        return found
+
+    def formats(self, start: Tuning, known: float) -> Tuning:
+        """Return ``start`` with the memory format and precision that are clearly fastest.
+
+        Args:
+            start: What the others are compared with.
+            known: Seconds of its step in float32, as far as they are known; measured again where that is quick.
+        """
+        best = start
+        if self._slow and start.precision == "fp32":
+            self.seconds[start.name] = known
+        for variant in _variants(self.config, start, bf16=self._bf16):
+            if best.name in self.seconds and variant.name not in self.seconds and time.perf_counter() > self._end:
+                self.skipped = f"no time was left to measure {variant.name}"
+                break
+            candidate = self._checked(variant)
+            if candidate.name not in self.seconds:
+                self.seconds[candidate.name] = step_seconds(self.model, self.batch, candidate, repeats=self._repeats)
             # A change must pay: noise alone should not move the run away from plain float32.
-            if name != current and times[name] < _GAIN * times[current]:
+            if candidate.name == best.name or self.seconds[candidate.name] < capacity.GAIN * self.seconds[best.name]:
                 best = candidate
-    return dataclasses.replace(best, milliseconds={k: round(v, 2) for k, v in times.items()})
+        return best
+
+    def _checked(self, variant: Tuning) -> Tuning:
+        if variant.precision != "bf16":
+            return variant
+        return dataclasses.replace(variant, fp32_layers=unsafe_layers(self.model, self.batch, variant.channels_last))
+
+    def workers(self, chosen: Tuning, by_threads: Mapping[int, float], load: Callable[[], object]) -> Tuning:
+        """Return ``chosen`` with as many loading processes as pay."""
+        with capacity.threads(1):  # as a loading process has it
+            load()
+            data = statistics.median(_timed(load) for _ in range(_REPEATS))
+        self.seconds["data"] = data
+        # Thread counts were measured in float32: the format's gain is taken to be the same for all of them.
+        gain = self.seconds.get(chosen.name, by_threads[chosen.threads]) / by_threads[chosen.threads]
+        threads, workers = capacity.plan_workers(
+            {n: gain * seconds for n, seconds in by_threads.items()},
+            data,
+            threads=chosen.threads,
+            limit=capacity.cores(),
+            apart=self.batch.image.device.type != "cpu",
+        )
+        return dataclasses.replace(chosen, threads=threads, workers=workers)
+
+
+def _threads_name(n: int) -> str:
+    return "1 thread" if n == 1 else f"{n} threads"
+
+
+def _timed(call: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    call()
+    return time.perf_counter() - started
 
 
 def apply_format(module: nn.Module, channels_last: bool, spatial_dims: int) -> None:
@@ -110,19 +253,18 @@ def format_batch(batch: Batch, channels_last: bool) -> Batch:
     return dataclasses.replace(batch, image=batch.image.contiguous(memory_format=memory_format))
 
 
-def step_seconds(model: TransferModel, batch: Batch, tuning: Tuning, *, repeats: int = 3) -> float:
+def step_seconds(model: TransferModel, batch: Batch, tuning: Tuning, *, repeats: int = _REPEATS) -> float:
     """Measure the median time of a forward and backward pass on a copy of the model."""
     with _scratch(model, tuning, batch) as (probe, formatted):
-        seconds = []
-        for _ in range(repeats + 1):
-            started = time.perf_counter()
-            loss = probe.head.loss(probe(formatted), formatted)
-            if loss.requires_grad:
-                loss.backward()
-            if batch.image.is_cuda:
-                torch.cuda.synchronize(batch.image.device)
-            seconds.append(time.perf_counter() - started)
-        return statistics.median(seconds[1:])
+        return statistics.median([_timed(lambda: _step(probe, formatted)) for _ in range(repeats + 1)][1:])
+
+
+def _step(model: TransferModel, batch: Batch) -> None:
+    loss = model.head.loss(model(batch), batch)
+    if loss.requires_grad:
+        loss.backward()
+    if batch.image.is_cuda:
+        torch.cuda.synchronize(batch.image.device)
 
 
 def activation_bytes(model: TransferModel, batch: Batch) -> int:
@@ -174,16 +316,13 @@ def _float32_forward(layer: nn.Module, x: Tensor) -> Tensor:
     return output
 
 
-def _candidates(
-    model: TransferModel, batch: Batch, config: TrainingConfig, *, channels_last: bool, threads: int
-) -> Iterator[Tuning]:
-    precisions = ("fp32", "bf16") if config.precision == "auto" else (config.precision,)
-    for precision in precisions:
-        if precision == "fp32":
-            yield Tuning(channels_last=channels_last, threads=threads)
-        elif config.precision == "bf16" or has_bf16(batch.image.device):
-            layers = unsafe_layers(model, batch, channels_last)
-            yield Tuning(precision="bf16", channels_last=channels_last, fp32_layers=layers, threads=threads)
+def _variants(config: TrainingConfig, start: Tuning, *, bf16: bool) -> Iterator[Tuning]:
+    """Yield the variants that the configuration leaves open, ``start`` first."""
+    formats = (False, True) if config.channels_last == "auto" else (config.channels_last,)
+    precisions = (("fp32", "bf16") if bf16 else ("fp32",)) if config.precision == "auto" else (config.precision,)
+    for channels_last in formats:
+        for precision in precisions:
+            yield dataclasses.replace(start, precision=precision, channels_last=channels_last, fp32_layers=())
 
 
 def has_bf16(device: torch.device) -> bool:

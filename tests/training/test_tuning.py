@@ -1,4 +1,5 @@
 import copy
+import time
 
 import pytest
 import torch
@@ -6,22 +7,22 @@ from torch import nn
 
 from medtl_monai.config import TrainingConfig
 from medtl_monai.modules import Backbone, Batch, Head, Prediction
-from medtl_monai.training import tuning
+from medtl_monai.training import capacity, tuning
 from medtl_monai.training.tuning import Tuning, activation_bytes, apply_format, format_batch, keep_fp32, tune
 from medtl_monai.transfer.model import TransferModel
 
 
 class Net(Backbone):
-    def __init__(self) -> None:
+    def __init__(self, channels=8) -> None:
         super().__init__()
-        first = nn.Sequential(nn.Conv3d(1, 8, 3, padding=1), nn.BatchNorm3d(8), nn.ReLU())
-        self.stages = nn.ModuleDict({"first": first, "second": nn.Conv3d(8, 8, 3, padding=1)})
+        first = nn.Sequential(nn.Conv3d(1, channels, 3, padding=1), nn.BatchNorm3d(channels), nn.ReLU())
+        self.stages = nn.ModuleDict({"first": first, "second": nn.Conv3d(channels, channels, 3, padding=1)})
 
 
 class Mean(Head):
-    def __init__(self) -> None:
+    def __init__(self, channels=8) -> None:
         super().__init__()
-        self.linear = nn.Linear(8, 2)
+        self.linear = nn.Linear(channels, 2)
 
     def forward(self, features, batch):
         return self.linear(features[-1].mean((2, 3, 4)))
@@ -91,19 +92,80 @@ def test_the_probe_leaves_model_and_random_state_alone(model, batch):
 
 
 def test_what_the_configuration_fixes_is_not_probed(model, batch):
-    fixed = TrainingConfig(precision="fp32", channels_last=True)
-    assert tune(model, batch, fixed) == Tuning(channels_last=True, threads=torch.get_num_threads())
-    off = tune(model, batch, TrainingConfig(tune=False))
-    assert off == Tuning(threads=torch.get_num_threads())
+    now = torch.get_num_threads()
+    fixed = TrainingConfig(precision="fp32", channels_last=True, threads=now, workers=3)
+    assert tune(model, batch, fixed, load=lambda: None) == Tuning(channels_last=True, threads=now, workers=3)
+    off = tune(model, batch, TrainingConfig(tune=False), load=lambda: None)
+    assert off == Tuning(threads=now)
+
+
+def timed(monkeypatch, seconds):
+    """Replace every measurement: of formats, of thread counts and of loading."""
+    monkeypatch.setattr(tuning, "step_seconds", lambda m, b, t, **_: seconds[t.channels_last])
+    monkeypatch.setattr(tuning, "has_bf16", lambda device: False)
 
 
 def test_a_change_must_pay(model, batch, monkeypatch):
     seconds = {False: 1.0, True: 0.97}
-    monkeypatch.setattr(tuning, "step_seconds", lambda m, b, t: seconds[t.channels_last])
-    monkeypatch.setattr(tuning, "has_bf16", lambda device: False)
-    assert not tune(model, batch, TrainingConfig()).channels_last
+    timed(monkeypatch, seconds)
+    config = TrainingConfig(threads=1)
+    assert not tune(model, batch, config).channels_last
     seconds[True] = 0.5
-    assert tune(model, batch, TrainingConfig()).channels_last
+    assert tune(model, batch, config).channels_last
+
+
+def test_a_short_run_is_not_probed_and_says_so(model, batch, monkeypatch):
+    timed(monkeypatch, {False: 1.0, True: 0.5})
+    short = tune(model, batch, TrainingConfig(threads=1), steps=20)
+    assert not short.channels_last
+    assert short.milliseconds == {}
+    assert "too short" in short.skipped
+    assert tune(model, batch, TrainingConfig(threads=1), steps=2000).channels_last
+
+
+def test_the_probe_ends_in_time(model, batch, monkeypatch):
+    timed(monkeypatch, {False: 1.0, True: 0.5})
+    monkeypatch.setattr(tuning, "PROBE_SECONDS", 0.0)
+    result = tune(model, batch, TrainingConfig(threads=1))
+    assert list(result.milliseconds) == ["fp32"]
+    assert result.skipped == "no time was left to measure fp32 channels-last"
+
+
+def test_threads_are_probed_and_put_back(model, batch, monkeypatch):
+    before = torch.get_num_threads()
+    timed(monkeypatch, {False: 1.0, True: 1.0})
+    seen = []
+
+    def seconds(step, candidates, **_):
+        step()
+        seen.extend(candidates)
+        return {n: 1.0 if n > 1 else 0.3 for n in candidates}
+
+    monkeypatch.setattr(capacity, "thread_seconds", seconds)
+    torch.set_num_threads(2)
+    try:
+        result = tune(model, batch, TrainingConfig())
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+    assert seen == [1, 2]
+    assert result.threads == 1
+    assert result.milliseconds["1 thread"] == 300
+    assert tune(model, batch, TrainingConfig(threads=before)).threads == before
+
+
+def test_slow_loading_gets_processes(model, batch, monkeypatch):
+    timed(monkeypatch, {False: 0.02, True: 0.02})
+    monkeypatch.setattr(capacity, "cores", lambda: 4)
+    fast = tune(model, batch, TrainingConfig(threads=1), load=lambda: None)
+    assert (fast.workers, fast.milliseconds["data"] < 1) == (0, True)
+    slow = tune(model, batch, TrainingConfig(threads=1), load=lambda: time.sleep(0.03))
+    assert slow.workers in (2, 3)
+    assert slow.milliseconds["data"] >= 30
+    assert (
+        slow.summary
+        == f"fp32, {'1 thread' if slow.threads == 1 else f'{slow.threads} threads'}, {slow.workers} workers"
+    )
 
 
 def test_a_layer_with_a_wrong_bf16_gradient_is_found_and_kept_in_fp32(model, batch):
@@ -123,6 +185,37 @@ def test_a_layer_with_a_wrong_bf16_gradient_is_found_and_kept_in_fp32(model, bat
     copied = copy.deepcopy(model)
     nn.init.zeros_(copied.backbone.stages["second"].weight)
     assert not torch.equal(copied(batch), model(batch))
+
+
+@pytest.mark.skipif(not tuning.has_bf16(torch.device("cpu")), reason="this processor has no native bf16")
+def test_the_fault_of_onednn_is_found_where_it_is():
+    torch.manual_seed(0)
+    conv = nn.Conv3d(32, 32, 3, padding=1)
+    x, grad = torch.randn(2, 32, 2, 8, 8), torch.randn(2, 32, 2, 8, 8)
+    right = torch.autograd.grad(conv(x), conv.weight, grad)[0]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        output = conv(x)
+    wrong = torch.autograd.grad(output, conv.weight, grad.bfloat16())[0]
+    error = float((wrong - right).norm() / right.norm())
+    if error < tuning.TOLERANCE:
+        pytest.skip(f"torch {torch.__version__} computes this gradient right on this processor (error {error:.4f})")
+    # The same layer in a network, at a depth of two and of three slices.
+    net = TransferModel(Net(channels=32), Mean(32))
+    found = {}
+    for depth in (2, 3):
+        shape = (depth, 8, 8)
+        image = torch.randn(2, 1, *shape)
+        batch = Batch(image=image, spatial_size=shape, target=torch.tensor([0, 1]))
+        found[depth] = tuning.unsafe_layers(net, batch, channels_last=False)
+    assert "backbone.stages.second" in found[2]
+    assert found[3] == ()
+
+
+def test_bf16_is_not_chosen_where_sizes_vary(model, batch, monkeypatch):
+    monkeypatch.setattr(tuning, "has_bf16", lambda device: True)
+    monkeypatch.setattr(tuning, "step_seconds", lambda m, b, t, **_: 0.5 if t.precision == "bf16" else 1.0)
+    assert tune(model, batch, TrainingConfig(threads=1)).precision == "bf16"
+    assert tune(model, batch, TrainingConfig(threads=1), one_size=False).precision == "fp32"
 
 
 def test_bf16_asked_for_is_probed_for_faults(model, batch, monkeypatch):

@@ -4,10 +4,15 @@ Parameters and buffers bitwise unchanged, an output that depends neither on batc
 through every ``.train()``. Beside every equality stands an assertion that something did train.
 """
 
+import copy
+
 import pytest
 import torch
 from helpers_transfer import (
+    BUILTINS,
+    DROPPING,
     NETS,
+    POLICIES,
     assert_still,
     batches,
     build,
@@ -20,6 +25,7 @@ from helpers_transfer import (
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 
+from medtl_monai.builtin import freezing
 from medtl_monai.policy import FreezePolicy
 from medtl_monai.specs import Rule
 from medtl_monai.transfer import stages
@@ -30,14 +36,15 @@ FREEZING = ("linear-probe", "last-n", "gradual", "lp-ft", "surgical", "norm-only
 
 nets = pytest.mark.parametrize("net", NETS)
 policies = pytest.mark.parametrize("policy", FREEZING)
+builtins = pytest.mark.parametrize("net", BUILTINS)
 
 
 # 1: running statistics
 
 
-def check_01(net_name, policy):
+def check_01(net_name, policy, epochs=4):
     net, data = build(net_name)
-    freezer = start(net, policy)
+    freezer = start(net, policy, epochs)
     before = {}
 
     def remember(epoch):
@@ -47,13 +54,19 @@ def check_01(net_name, policy):
     def compare(epoch):
         assert_still(before, snapshot(net), *still(net, freezer.table.row(epoch)))
 
-    fit_monai(net, freezer, data, on_epoch=remember, on_epoch_end=compare)
+    fit_monai(net, freezer, data[: epochs - 1], on_epoch=remember, on_epoch_end=compare)
 
 
 @nets
 @policies
 def test_pitfall_01_frozen_tensors_are_bitwise_still(net, policy):
     check_01(net, policy)
+
+
+@builtins
+@pytest.mark.parametrize("policy", POLICIES)
+def test_pitfall_01_on_every_builtin_backbone(net, policy):
+    check_01(net, policy, epochs=2)
 
 
 def test_pitfall_01_goes_red(monkeypatch):
@@ -65,30 +78,51 @@ def test_pitfall_01_goes_red(monkeypatch):
 # 2: batch mates and modes
 
 
-def prefix_features(net, image):
+def frozen_outputs(net, image):
+    """Return what each frozen backbone stage makes of the image, one from the state of the one below in eval mode."""
+    inputs = states(net, image)
+    frozen = [(k, name) for k, name in enumerate(net.backbone.stages) if net.rules[name].frozen]
     with torch.no_grad():
-        return net.backbone.run(image, 0, net.frozen_prefix)[0]
+        return {name: net.backbone.run(inputs[k], k, k + 1)[0] for k, name in frozen}
 
 
-def check_02(net_name, trains=0):
+def states(net, image):
+    """Return the input of every stage, computed by copies in eval mode."""
+    still_copy = copy.deepcopy(net.backbone).eval()
+    found = [image]
+    with torch.no_grad():
+        for k in range(len(still_copy.stages) - 1):
+            found.append(still_copy.run(found[-1], k, k + 1)[0])
+    return found
+
+
+def check_02(net_name, trains=0, policy="last-n"):
     net, data = build(net_name)
-    start(net, "last-n").apply(0)
+    freezer = start(net, policy)
     x, a, b = (batch.image[:1] for batch in data)
+    freezer.apply(0)
     net.eval()
-    expected = prefix_features(net, torch.cat([x, a]))[0]
+    expected = frozen_outputs(net, torch.cat([x, a]))
     net.train()
     for _ in range(trains):
         net.train()
     assert net.training
-    assert net.frozen_prefix == 2
-    assert torch.equal(prefix_features(net, torch.cat([x, a]))[0], expected), "depends on train or eval"
-    assert torch.equal(prefix_features(net, torch.cat([x, b]))[0], expected), "depends on batch mates"
-    assert expected.std() > 0.01, "the features are constant"
+    assert expected, "nothing is frozen"
+    for image, what in ((torch.cat([x, a]), "train or eval"), (torch.cat([x, b]), "batch mates")):
+        for name, output in frozen_outputs(net, image).items():
+            assert torch.equal(output[0], expected[name][0]), f"{name} depends on {what}"
+    assert all(output.std() > 1e-3 for output in expected.values()), "the features are constant"
 
 
 @nets
 def test_pitfall_02_output_depends_on_nothing_but_the_image(net):
     check_02(net)
+
+
+@builtins
+@pytest.mark.parametrize("policy", ["linear-probe", "last-n", "surgical", "bitfit-top"])
+def test_pitfall_02_and_03_on_every_builtin_backbone(net, policy):
+    check_02(net, trains=3, policy=BiasesOfTheTop() if policy == "bitfit-top" else policy)
 
 
 def test_pitfall_02_goes_red(monkeypatch):
@@ -123,6 +157,14 @@ def test_pitfall_03_goes_red(monkeypatch):
         check_02("batch-2d", trains=3)
 
 
+class BiasesOfTheTop(FreezePolicy):
+    """Biases of the last stage train below the head; everything under it is frozen."""
+
+    def __call__(self, at, stages):
+        body = [s for s in stages if s.role == "backbone"]
+        return {s.name: Rule() for s in stages if s.role == "head"} | {body[-1].name: Rule(params="bias", norm="eval")}
+
+
 # 4: parameters of norms in frozen stages
 
 
@@ -144,6 +186,12 @@ def test_pitfall_04_only_what_the_row_says_requires_grad(net, policy):
     check_04(net, policy)
 
 
+@builtins
+@pytest.mark.parametrize("policy", POLICIES)
+def test_pitfall_04_on_every_builtin_backbone(net, policy):
+    check_04(net, policy)
+
+
 def test_pitfall_04_goes_red(monkeypatch):
     def norms_too(self, stage, rule):
         for entry in stage.parameters:
@@ -159,26 +207,26 @@ def test_pitfall_04_goes_red(monkeypatch):
 
 def check_05(net_name):
     net, data = build(net_name)
-    freezer = start(net, "last-n", epochs=1)
+    freezer = start(net, freezing.last_n(n=1), epochs=1)
     outputs = []
 
     def probe(module, args, output):
         outputs.append((args[0].detach(), output.detach()))
 
-    hook = net.backbone.stages["low"].register_forward_hook(probe)
+    *_, below, top = net.backbone.stages.values()
+    hook = below.register_forward_hook(probe)
     fit_monai(net, freezer, [data[0]] * 3, set_to_none=True)
     hook.remove()
     assert net.training
     assert len(outputs) == 3
     for x, y in outputs[1:]:
-        assert torch.equal(x, outputs[0][0]), "the first stage is not still"
-        assert torch.equal(y, outputs[0][1]), "the second stage is not still"
-    top = net.backbone.stages["top"]
+        assert torch.equal(x, outputs[0][0]), "the stages below are not still"
+        assert torch.equal(y, outputs[0][1]), "the last frozen stage is not still"
     x = outputs[0][1]
     assert not torch.equal(top(x), top(x)), "no randomness left to be switched off"
 
 
-@pytest.mark.parametrize("net", ["instance-drop", "group-drop", "batch-drop-neck"])
+@pytest.mark.parametrize("net", ["instance-drop", "group-drop", "batch-drop-neck", *DROPPING])
 def test_pitfall_05_frozen_stages_drop_nothing(net):
     check_05(net)
 
@@ -197,25 +245,29 @@ def test_pitfall_05_goes_red(monkeypatch):
 # 18: no_grad for the prefix only
 
 
-def check_18():
-    net, data = build("batch-2d")
+def check_18(net_name):
+    net, data = build(net_name)
     start(net, "surgical").apply(0)
     net.train()
     net.head.loss(net(data[0]), data[0]).backward()
-    grads = {name: stage.conv.weight.grad for name, stage in net.backbone.stages.items()}
-    assert grads["low"] is not None, "the stage below frozen ones has no gradient"
-    assert grads["low"].abs().sum() > 0, "the stage below frozen ones has no gradient"
-    assert [name for name, grad in grads.items() if grad is not None] == ["low"]
+    _, second, *_ = net.backbone.stages
+    reached = {
+        stage.name: sum(float(p.parameter.grad.abs().sum()) for p in stage.parameters if p.parameter.grad is not None)
+        for stage in net.stages
+    }
+    assert reached[second] > 0, "the stage below frozen ones has no gradient"
+    assert [name for name, total in reached.items() if total] == [second, "head"]
 
 
-def test_pitfall_18_gradients_reach_below_frozen_stages():
-    check_18()
+@pytest.mark.parametrize("net", ["batch-2d", *BUILTINS])
+def test_pitfall_18_gradients_reach_below_frozen_stages(net):
+    check_18(net)
 
 
 def test_pitfall_18_goes_red(monkeypatch):
     monkeypatch.setattr(TransferModel, "frozen_prefix", property(lambda self: len(self.backbone.stages)))
     with pytest.raises(AssertionError, match="no gradient"):
-        check_18()
+        check_18("batch-2d")
 
 
 # 23: norms of every type
@@ -257,6 +309,17 @@ def test_pitfall_23_synchronised_norms_are_still():
     before = snapshot(net)
     fit_monai(net, freezer, batches())
     assert_still(before, snapshot(net), *still(net, freezer.row))
+
+
+@builtins
+def test_pitfall_23_on_every_builtin_backbone(net):
+    network, data = build(net)
+    freezer = start(network, NormsInEval(), epochs=1)
+    before = snapshot(network)
+    fit_monai(network, freezer, data[:2])
+    fixed, moving = still(network, freezer.row)
+    assert any("running_mean" in name for name in fixed) == any(stage.keeps_statistics for stage in network.stages)
+    assert_still(before, snapshot(network), fixed, moving)
 
 
 def test_pitfall_23_goes_red(monkeypatch):
