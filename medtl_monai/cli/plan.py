@@ -77,11 +77,12 @@ def _heading(text: str) -> None:
 
 
 def _data_fields(assembly: Assembly) -> list[tuple[str, str]]:
-    from medtl_monai.data.cases import PARTS
+    from medtl_monai.data.cases import HELD_OUT, PARTS
 
     data = assembly.data
     info = assembly.record.context.target
-    parts = {part: data.splits.ids(part) for part in PARTS}
+    every = {part: data.splits.ids(part) for part in (*PARTS, HELD_OUT)}
+    parts = {part: ids for part, ids in every.items() if ids or part in PARTS}
     groups = {part: len({data.splits.groups[i] for i in ids}) for part, ids in parts.items()}
     fields = [
         ("Cases", ", ".join(f"{part} {len(ids)} ({groups[part]} groups)" for part, ids in parts.items())),
@@ -132,11 +133,11 @@ def _cost_fields(cost: Estimate) -> list[tuple[str, str]]:
 def _as_json(assembly: Assembly, cost: Estimate) -> dict[str, Any]:
     import dataclasses
 
-    from medtl_monai.data.cases import PARTS
+    from medtl_monai.data.cases import HELD_OUT, PARTS
 
     data = assembly.data
     return {
-        "cases": {part: list(data.splits.ids(part)) for part in PARTS},
+        "cases": {part: list(data.splits.ids(part)) for part in (*PARTS, HELD_OUT)},
         "model": assembly.record.to_json(),
         "coverage": assembly.coverage.to_json() if assembly.coverage else None,
         "policy": assembly.schedule.summary(),

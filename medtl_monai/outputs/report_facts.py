@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from medtl_monai.config import DataConfig
-from medtl_monai.data.cases import PARTS
+from medtl_monai.data.cases import HELD_OUT, PARTS
 from medtl_monai.evaluation.statistics import MIN_GROUPS
 from medtl_monai.outputs.report_files import EvaluatedPart, RunFiles
 from medtl_monai.outputs.report_results import interval_text
@@ -161,7 +161,7 @@ def part_rows(files: RunFiles) -> list[tuple[str, str, str]]:
     """Return part, cases and groups of ``splits.csv``."""
     cases = Counter(row.get("split") for row in files.splits)
     groups = Counter(part for _, part in {(row.get("group"), row.get("split")) for row in files.splits})
-    return [(part, number(cases[part]), number(groups[part])) for part in PARTS if cases[part]]
+    return [(part, number(cases[part]), number(groups[part])) for part in (*PARTS, HELD_OUT) if cases[part]]
 
 
 def preprocessing_facts(files: RunFiles) -> Facts:

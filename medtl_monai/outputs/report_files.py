@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from medtl_monai.config import RunConfig
-from medtl_monai.data.cases import PARTS
+from medtl_monai.data.cases import HELD_OUT, PARTS
 from medtl_monai.errors import MedtlError
 from medtl_monai.training.folder import RunFolder
 from medtl_monai.transfer.coverage import CoverageReport
@@ -115,7 +115,7 @@ def read_files(path: Path) -> RunFiles:
         plugins=reader.plugins(),
         splits=reader.rows("splits.csv", {"case_id", "group", "split"}),
         config=reader.config(folder),
-        parts=tuple(part for name in reversed(PARTS) if (part := reader.part(name)) is not None),
+        parts=tuple(part for name in (HELD_OUT, *reversed(PARTS)) if (part := reader.part(name)) is not None),
         problems=tuple(reader.problems),
     )
 

@@ -264,7 +264,7 @@ def test_one_image_in_two_parts_is_refused():
 def test_folds_cover_everything_once():
     groups = [f"g{i // 2}" for i in range(44)]
     table = table_of(groups, [0 if i % 4 < 2 else 1 for i in range(44)])
-    made = folds(table, 5, SplitConfig(val=0.25, seed=1))
+    made = folds(table, SplitConfig(folds=5, val=0.25, seed=1))
     tests = [set(f.ids("test")) for f in made]
     assert set.union(*tests) == set(table.ids)
     assert sum(map(len, tests)) == 44
@@ -276,15 +276,15 @@ def test_folds_cover_everything_once():
         assert len(parts[1]) in (4, 5)
         balance = counts(table, fold, "test")
         assert abs(balance[0] - balance[1]) <= 2
-    assert [f.parts for f in made] == [f.parts for f in folds(table, 5, SplitConfig(val=0.25, seed=1))]
-    assert [f.parts for f in made] != [f.parts for f in folds(table, 5, SplitConfig(val=0.25, seed=2))]
+    assert [f.parts for f in made] == [f.parts for f in folds(table, SplitConfig(folds=5, val=0.25, seed=1))]
+    assert [f.parts for f in made] != [f.parts for f in folds(table, SplitConfig(folds=5, val=0.25, seed=2))]
 
 
 def test_more_folds_than_patients_is_refused():
     with pytest.raises(DataError, match="4 patients"):
-        folds(simple(4), 5, CONFIG)
+        folds(simple(4), SplitConfig(folds=5))
     with pytest.raises(ConfigError):
-        folds(simple(4), 1, CONFIG)
+        folds(simple(4), CONFIG)
 
 
 @given(total=st.integers(3, 200), val=st.floats(0, 0.45), test=st.floats(0, 0.45))
