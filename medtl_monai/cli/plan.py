@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from medtl_monai.cli.catalogue import shape
-from medtl_monai.cli.output import print_fields, print_json, print_table
+from medtl_monai.cli.output import print_fields, print_json, print_note, print_table
 
 if TYPE_CHECKING:
     from medtl_monai.config import RunConfig
@@ -26,8 +26,13 @@ def show_plan(config: RunConfig, host: Host, *, json: bool) -> None:
     from medtl_monai.cli.progress import RichReporter, closing_bars
     from medtl_monai.training.assemble import assemble
     from medtl_monai.training.datasets import load_datasets
+    from medtl_monai.training.folds import is_several, member_config, members_of
     from medtl_monai.training.train import estimate
 
+    if is_several(config):
+        members = members_of(config)
+        print_note(f"{len(members)} runs; this is what {members[0].path} would do")
+        config = member_config(config, members[0], config.out)
     with closing_bars(RichReporter()) as reporter:
         assembly = assemble(config, host, reporter)
         cost = estimate(assembly, load_datasets(assembly, reporter))

@@ -110,11 +110,12 @@ def banners(files: RunFiles) -> list[tuple[str, str]]:
         mend = f"Go on with: medtl train --resume {shlex.quote(files.name)}"
         found.append(("warning", f"Training has not finished (status: {status}, {done}). {mend}"))
     for part in files.parts:
-        found += _part_banners(files, part)
+        found += part_banners(files, part)
     return found + [("warning", f"{problem}.") for problem in files.problems]
 
 
-def _part_banners(files: RunFiles, part: EvaluatedPart) -> list[tuple[str, str]]:
+def part_banners(files: RunFiles, part: EvaluatedPart) -> list[tuple[str, str]]:
+    """Return what must be known before the results of a part are read."""
     found = []
     best, measured = files.best_epoch, part.checkpoint_epoch
     if best is not None and measured is not None and measured != best + 1:

@@ -50,6 +50,9 @@ def train(config: RunConfig, host: Host, reporter: Reporter) -> tuple[RunFolder,
     """
     if config.out is None:
         raise ConfigError("no run folder is named", where="out", mend="Say where: --out runs/my-run")
+    if config.training.seeds:
+        what = "a single run has a single seed"
+        raise ConfigError(what, where="training.seeds", mend="Use training.seed, or 'medtl train --seeds'")
     with _torch_settings(config):
         RunFolder.check_free(config.out)
         assembly = assemble(config, host, reporter)
