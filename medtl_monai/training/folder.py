@@ -107,8 +107,8 @@ class RunFolder:
 
     @property
     def record(self) -> dict[str, Any]:
-        """The content of ``run.json``."""
-        return self.read_json("run.json")
+        """The content of :attr:`record_file`."""
+        return self.read_json(self.record_file.name)
 
     def update(self, **values: Any) -> None:
         """Add to ``run.json`` or replace in it."""
