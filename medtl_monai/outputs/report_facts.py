@@ -98,12 +98,7 @@ def _patients_known(files: RunFiles, data: DataConfig) -> bool:
 
 def banners(files: RunFiles) -> list[tuple[str, str]]:
     """Return ``(level, text)`` of what a reader must know first; levels are danger, warning and note."""
-    found = []
-    frozen = files.record.get("random_frozen") or ()
-    if frozen:
-        names = ", ".join(map(str, frozen))
-        text = f"Control experiment: these stages were frozen with random weights and learnt nothing: {names}."
-        found.append(("danger", text))
+    found = control_banners(files)
     status = files.record.get("status")
     if status != "finished":
         done = f"{len(files.epochs)} epochs" + (f" of {files.config.training.epochs}" if files.config else "")
@@ -112,6 +107,14 @@ def banners(files: RunFiles) -> list[tuple[str, str]]:
     for part in files.parts:
         found += part_banners(files, part)
     return found + [("warning", f"{problem}.") for problem in files.problems]
+
+
+def control_banners(files: RunFiles) -> list[tuple[str, str]]:
+    """Return the banner of a control experiment, whose frozen stages never had weights."""
+    frozen = files.record.get("random_frozen") or ()
+    names = ", ".join(map(str, frozen))
+    text = f"Control experiment: these stages were frozen with random weights and learnt nothing: {names}."
+    return [("danger", text)] if frozen else []
 
 
 def part_banners(files: RunFiles, part: EvaluatedPart) -> list[tuple[str, str]]:

@@ -55,7 +55,7 @@ def plan(several: SeveralFiles) -> str:
 
 def _banners(several: SeveralFiles) -> list[tuple[str, str]]:
     files = several.files
-    found = []
+    found = report_facts.control_banners(files)
     left = [run["path"] for run in several.runs if run.get("status") != "finished"]
     if left:
         mend = f"Go on with: medtl train --resume {files.name}"
