@@ -287,7 +287,8 @@ class TrainingConfig(_Section):
     patience: int | None = Field(None, ge=1)
     """Stop after this many epochs without improvement. Default: never."""
     sampling: Literal["natural", "balanced"] = "natural"
-    """balanced: every class (or label) gets as many draws as any other; its cases take turns."""
+    """balanced: every class (or label) gets as many draws as any other; its cases take turns, and the default head
+    does not weigh classes as well."""
     seed: int = 0
     """Seed of initialisation, order and augmentation."""
     seeds: Seeds = []

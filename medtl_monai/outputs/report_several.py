@@ -32,8 +32,9 @@ def headline(several: SeveralFiles) -> dict[str, Any]:
     groups = len({row.get("group") for row in files.splits})
     facts["Cases"] = f"{count(len(files.splits), 'case')} in {count(groups, 'group')}"
     key = report_facts.key_result(files)
-    if key and several.folds:
-        key["label"] = key["label"].replace(", test", f", {several.folds} folds pooled")
+    if key:
+        how = f"{several.folds} folds pooled" if several.folds else f"mean of {count(len(several.runs), 'run')}"
+        key["label"] = key["label"].replace(", test", f", {how}")
     return {
         "name": files.name,
         "task": files.record.get("task", "unknown task"),

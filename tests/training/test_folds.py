@@ -13,6 +13,7 @@ from medtl_monai.errors import ConfigError, DataError, RunError
 from medtl_monai.host import Host
 from medtl_monai.training import fit
 from medtl_monai.training.checkpoint import CheckpointStore
+from medtl_monai.training.folder import RunFolder
 from medtl_monai.training.folds import (
     RunsFolder,
     is_several,
@@ -23,6 +24,7 @@ from medtl_monai.training.folds import (
     run_folders,
 )
 from medtl_monai.training.reporter import Silent
+from medtl_monai.training.train import train as train_one
 
 FOLDS = ("fold-1", "fold-2", "fold-3")
 
@@ -180,6 +182,32 @@ def test_nothing_in_the_folder_says_where_or_who(whole, labels):
         assert "P00" not in text
     assert (whole / "report.html").is_file()
     assert all((whole / fold / "report.html").is_file() for fold in FOLDS)
+
+
+def test_moved_data_is_found_where_it_is_said_to_be(labels, whole, tmp_path):
+    moved = tmp_path / "elsewhere"
+    shutil.copytree(labels.parent, moved)
+    out = tmp_path / "cv"
+    shutil.copytree(whole, out)
+    shutil.rmtree(out / "fold-2")
+    record_file = out / "fold-3" / "run.json"
+    record_file.write_text(record_file.read_text().replace('"finished"', '"interrupted"'))
+    assert medtl("train", "--resume", out, "--labels", moved / "labels.csv") == 0
+    assert all(same(out / fold, whole / fold) for fold in FOLDS)
+    assert medtl("train", "--resume", out, "--folds", 4) == 2
+
+
+def test_one_training_is_not_several(labels, tmp_path):
+    config = load_config(None, {"data.labels": str(labels), "data.target": "kind", "out": str(tmp_path / "run")})
+    several = config.model_copy(update={"training": config.training.model_copy(update={"seeds": [0, 1]})})
+    with pytest.raises(ConfigError, match="a single run has a single seed"):
+        train_one(several, Host.load(), Silent())
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_folder_of_runs_is_no_run(whole):
+    with pytest.raises(RunError, match=r"It holds several runs: give one of them"):
+        RunFolder.open(whole)
 
 
 def test_which_runs_there_are():
