@@ -23,7 +23,15 @@ def _as_list(value: object) -> object:
     return [part.strip() for part in value.split(",")] if isinstance(value, str) else value
 
 
+def _as_seeds(value: object) -> object:
+    """Let a number stand for as many seeds from 0, and commas separate several."""
+    if isinstance(value, str):
+        value = int(value) if value.strip().isdigit() else [part for part in value.split(",") if part.strip()]
+    return list(range(value)) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
 Names = Annotated[list[str], BeforeValidator(_as_list)]
+Seeds = Annotated[list[int], BeforeValidator(_as_seeds)]
 _INPUT_NAME = re.compile(r"\w[\w+ -]*")
 
 
@@ -153,14 +161,32 @@ class SplitConfig(_Section):
 
     val: float = Field(0.2, ge=0, lt=1)
     """Share of the groups used to choose the best epoch."""
-    test: float = Field(0.2, ge=0, lt=1)
-    """Share of the groups never seen in training."""
+    test: float | None = Field(None, ge=0, lt=1)
+    """Share of the groups never seen in training. Default: 0.2. With folds, a part that no fold sees; default: 0."""
+    folds: int | None = Field(None, ge=2)
+    """Cross-validation: as many runs, each tested on another part of the groups, so that every case is tested once.
+    Cases given as test (data.split) and splits.test are held out from all of them."""
+    fold: int | None = Field(None, ge=1)
+    """Only this fold, from 1: its run is made as it would be among the others."""
     seed: int = 0
     """Seed of the division."""
     stratify: bool = True
     """Keep class shares (or number quantiles) alike in all parts."""
     file: Path | None = None
-    """A stored splits.csv: honoured, and extended for new cases."""
+    """A stored splits.csv: honoured, and extended for new cases. With folds, its test cases are held out."""
+
+    @property
+    def test_share(self) -> float:
+        """Share of the groups that no training sees, with its default filled in."""
+        if self.test is not None:
+            return self.test
+        return 0.2 if self.folds is None else 0.0
+
+    @model_validator(mode="after")
+    def _is_one_of_the_folds(self) -> Self:
+        if self.fold is not None and (self.folds is None or self.fold > self.folds):
+            raise ValueError(f"fold {self.fold} is not one of {self.folds or 'no'} folds")
+        return self
 
 
 class ChannelConfig(_Section):
@@ -269,8 +295,13 @@ class TrainingConfig(_Section):
     """Stop after this many epochs without improvement. Default: never."""
     plateau_patience: int = Field(5, ge=1)
     """Epochs without improvement that make a plateau, for policies that wait for one (``gradual-on-plateau``)."""
+    sampling: Literal["natural", "balanced"] = "natural"
+    """balanced: every class (or label) gets as many draws as any other; its cases take turns, and the default head
+    does not weigh classes as well."""
     seed: int = 0
     """Seed of initialisation, order and augmentation."""
+    seeds: Seeds = []
+    """Several seeds, each a run on the same splits: a number (5 is 0 to 4) or a list. Replaces seed."""
     device: str = "auto"
     """cpu, cuda, cuda:1, mps or auto."""
     workers: Annotated[int, Field(ge=0)] | Literal["auto"] = "auto"
@@ -285,6 +316,13 @@ class TrainingConfig(_Section):
     """CPU threads. Default: what torch chooses."""
     deterministic: bool = True
     """Ask torch for repeatable algorithms."""
+
+    @field_validator("seeds")
+    @classmethod
+    def _differ(cls, value: list[int]) -> list[int]:
+        if len(set(value)) < len(value):
+            raise ValueError("a seed occurs twice")
+        return value
 
 
 class CacheConfig(_Section):
@@ -332,6 +370,8 @@ FLAGS = {
     "lr": "training.lr",
     "patience": "training.patience",
     "seed": "training.seed",
+    "seeds": "training.seeds",
+    "folds": "splits.folds",
     "device": "training.device",
     "workers": "training.workers",
     "augment": "augmentation.enabled",

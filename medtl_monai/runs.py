@@ -10,10 +10,14 @@ from typing import Any
 def list_runs(folder: Path) -> list[dict[str, Any]]:
     """Return one mapping for each run below ``folder``, sorted by path; damaged ones have the status ``damaged``.
 
+    Runs that belong together (folds, seeds) come after an entry for all of them, with the value of their common test.
+
     Keys: ``run`` (path relative to the folder), ``status, task, backbone, head, start`` (random, weights or the source
     run), ``policy, epochs, metric, val, test`` (values of the key metric, or None).
     """
-    return [_describe(file.parent, folder) for file in sorted(folder.glob("**/run.json"))]
+    single = {file.parent: _describe(file.parent, folder) for file in folder.glob("**/run.json")}
+    several = {file.parent: _describe_several(file.parent, folder) for file in folder.glob("**/folds.json")}
+    return [found for _, found in sorted({**single, **several}.items())]
 
 
 def _describe(run: Path, root: Path) -> dict[str, Any]:
@@ -34,6 +38,23 @@ def _describe(run: Path, root: Path) -> dict[str, Any]:
         "metric": metric,
         "val": record.get("best_value"),
         "test": test.get(metric),
+    }
+
+
+def _describe_several(runs: Path, root: Path) -> dict[str, Any]:
+    """Describe runs that belong together by what they share and by their common evaluation."""
+    record = _read(runs / "folds.json")
+    members = [str(member.get("path", "")) for member in record.get("members", ())]
+    first = next((runs / path for path in members if (runs / path / "run.json").is_file()), runs)
+    shared = _describe(first, first.parent)
+    values = _read(runs / "evaluation" / "test" / "metrics.json").get("metrics", {})
+    return {
+        **shared,
+        "run": runs.relative_to(root).as_posix() if runs != root else runs.name,
+        "status": record.get("status", "damaged"),
+        "epochs": None,
+        "val": None,
+        "test": values.get(shared["metric"]),
     }
 
 

@@ -78,6 +78,7 @@ class Stand:
         self.model = SimpleNamespace(head=head)
         self.inputs = Inputs()
         self.epoch = 3
+        self.flips = ()
         self.answer = answer
 
     def predict(self, volume: Any, *, case_id: str) -> Any:

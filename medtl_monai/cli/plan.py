@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from medtl_monai.cli.catalogue import shape
-from medtl_monai.cli.output import print_fields, print_json, print_table
+from medtl_monai.cli.output import print_fields, print_json, print_note, print_table
 
 if TYPE_CHECKING:
     from medtl_monai.config import RunConfig
@@ -28,8 +28,13 @@ def show_plan(config: RunConfig, host: Host, *, json: bool) -> None:
     from medtl_monai.cli.progress import RichReporter, closing_bars
     from medtl_monai.training.assemble import assemble
     from medtl_monai.training.datasets import load_datasets
+    from medtl_monai.training.folds import is_several, member_config, members_of
     from medtl_monai.training.train import estimate
 
+    if is_several(config):
+        members = members_of(config)
+        print_note(f"{len(members)} runs; this is what {members[0].path} would do")
+        config = member_config(config, members[0], config.out)
     with closing_bars(RichReporter()) as reporter:
         assembly = assemble(config, host, reporter)
         cost = estimate(assembly, load_datasets(assembly, reporter))
@@ -96,11 +101,12 @@ def _heading(text: str) -> None:
 
 
 def _data_fields(assembly: Assembly) -> list[tuple[str, str]]:
-    from medtl_monai.data.cases import PARTS
+    from medtl_monai.data.cases import HELD_OUT, PARTS
 
     data = assembly.data
     info = assembly.record.context.target
-    parts = {part: data.splits.ids(part) for part in PARTS}
+    every = {part: data.splits.ids(part) for part in (*PARTS, HELD_OUT)}
+    parts = {part: ids for part, ids in every.items() if ids or part in PARTS}
     groups = {part: len({data.splits.groups[i] for i in ids}) for part, ids in parts.items()}
     fields = [
         ("Cases", ", ".join(f"{part} {len(ids)} ({groups[part]} groups)" for part, ids in parts.items())),
@@ -151,11 +157,11 @@ def _cost_fields(cost: Estimate) -> list[tuple[str, str]]:
 def _as_json(assembly: Assembly, cost: Estimate) -> dict[str, Any]:
     import dataclasses
 
-    from medtl_monai.data.cases import PARTS
+    from medtl_monai.data.cases import HELD_OUT, PARTS
 
     data = assembly.data
     return {
-        "cases": {part: list(data.splits.ids(part)) for part in PARTS},
+        "cases": {part: list(data.splits.ids(part)) for part in (*PARTS, HELD_OUT)},
         "model": assembly.record.to_json(),
         "coverage": assembly.coverage.to_json() if assembly.coverage else None,
         "policy": assembly.schedule.summary(),

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from medtl_monai.cli.options import DebugOption, JsonOption, PluginOption, RedactOption
-from medtl_monai.cli.output import print_json, print_note
+from medtl_monai.cli.output import print_json, print_note, print_table
 from medtl_monai.cli.settings import ConfigArgument, SetOption, build_config, host_for, merge
 from medtl_monai.cli.terminal import hide, hide_paths
 from medtl_monai.config import with_cache
@@ -50,6 +50,10 @@ def train(
     lr: Annotated[float | None, typer.Option(help="Base learning rate.")] = None,
     patience: Annotated[int | None, typer.Option(help="Stop after so many epochs without gain.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of initialisation, order, augmentation.")] = None,
+    seeds: Annotated[
+        str | None, typer.Option(metavar="N", help="As many runs with seeds from 0, or a list: 0,7.")
+    ] = None,
+    folds: Annotated[int | None, typer.Option(help="Cross-validation by patient: as many runs.")] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps or auto.")] = None,
     workers: Annotated[int | None, typer.Option(help="Data-loading processes. Default: probed.")] = None,
     augment: Annotated[bool | None, typer.Option("--augment/--no-augment", help="Random changes.")] = None,
@@ -60,6 +64,7 @@ def train(
     sets: SetOption = None,
     resume: Annotated[Path | None, typer.Option(metavar="RUN", help="Go on with an interrupted run.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be done; train nothing.")] = False,
+    find_lr: Annotated[bool, typer.Option("--find-lr", help="Suggest a learning rate; train nothing.")] = False,
     redact_paths: RedactOption = False,
     plugin: PluginOption = None,
     json: JsonOption = False,
@@ -70,10 +75,18 @@ def train(
         "dataset": dataset, "studies": studies, "labels": labels, "target": target, "key": key, "image": image,
         "group_by": group_by, "split": split, "backbone": backbone, "weights": weights, "head": head, "policy": policy,
         "out": out, "epochs": epochs, "batch_size": batch_size, "lr": lr, "patience": patience, "seed": seed,
-        "device": device, "workers": workers, "augment": augment, "tune": tune, "cache": cache,
+        "seeds": seeds, "folds": folds, "device": device, "workers": workers, "augment": augment, "tune": tune,
+        "cache": cache,
     }  # fmt: skip
+    if find_lr and (resume is not None or dry_run):
+        raise ConfigError("--find-lr, --dry-run and --resume exclude each other", mend="Give one of them")
     if resume is not None:
         _resume(resume, flags, sets, plugin, json=json)
+    elif find_lr:
+        from medtl_monai.cli.find_lr import show_lr
+
+        settings = build_config(config, flags, sets)
+        show_lr(settings, host_for(settings, plugin), json=json)
     elif dry_run:
         from medtl_monai.cli.plan import show_plan
 
@@ -90,10 +103,16 @@ def _train(
     settings = settings.model_copy(update={"plugins": merge(settings.plugins, plugin)})
     host = host_for(settings, None)
     from medtl_monai.cli.progress import RichReporter, closing_bars
+    from medtl_monai.training.folder import RunFolder
+    from medtl_monai.training.folds import is_several, train_several
     from medtl_monai.training.train import train as train_run
 
+    folder: RunFolder
     with _resumable(settings.out), closing_bars(RichReporter()) as reporter:
-        folder, _ = train_run(settings, host, reporter)
+        if is_several(settings):
+            folder = train_several(settings, host, reporter)
+        else:
+            folder, _ = train_run(settings, host, reporter)
     _report(folder.path, json=json)
 
 
@@ -102,9 +121,11 @@ def _resume(
 ) -> None:
     from medtl_monai.cli.progress import RichReporter, closing_bars
     from medtl_monai.training.folder import RunFolder
+    from medtl_monai.training.folds import RunsFolder, holds_several, resume_several
     from medtl_monai.training.places import locate
     from medtl_monai.training.train import resume as resume_run
 
+    several = holds_several(path)
     changed = [name for name, value in flags.items() if value is not None and name not in (*_PLACES, "cache")]
     if changed or sets:
         names = ", ".join([f"--{name.replace('_', '-')}" for name in changed] + (["--set"] if sets else []))
@@ -112,18 +133,26 @@ def _resume(
         raise ConfigError(f"{names} would change the run", where="--resume", mend=mend)
     places = {name: flags[name] for name in _PLACES}
     hide(*places.values())
-    settings = with_cache(locate(RunFolder.open(path), **places), flags["cache"])
+    settings = with_cache(locate((RunsFolder if several else RunFolder).open(path), **places), flags["cache"])
     hide_paths(settings.data.model_dump())
     with _resumable(path), closing_bars(RichReporter()) as reporter:
-        resume_run(path, host_for(settings, plugin), reporter, config=settings)
+        if several:
+            merged = settings.model_copy(update={"plugins": merge(settings.plugins, plugin)})
+            resume_several(path, host_for(merged, None), reporter, config=merged)
+        else:
+            resume_run(path, host_for(settings, plugin), reporter, config=settings)
     _report(path, json=json)
 
 
 def _report(path: Path, *, json: bool) -> None:
     from medtl_monai.outputs.report import write_report
     from medtl_monai.training.folder import RunFolder
+    from medtl_monai.training.folds import holds_several
 
     write_report(path)
+    if holds_several(path):
+        _report_several(path, json=json)
+        return
     record = RunFolder.open(path).record
     if json:
         print_json({"run": str(path), **{k: v for k, v in record.items() if k not in ("model", "images")}})
@@ -138,6 +167,27 @@ def _report(path: Path, *, json: bool) -> None:
     typer.echo(f"the run is in {path}; next: medtl evaluate {path}")
 
 
+def _report_several(path: Path, *, json: bool) -> None:
+    from medtl_monai.outputs.report import write_report
+    from medtl_monai.training.folds import RunsFolder, summary_of
+
+    folder = RunsFolder.open(path)
+    summary = summary_of(folder)
+    for run in summary["runs"]:
+        write_report(path / run["path"])
+    if json:
+        print_json({"run": str(path), **summary})
+        return
+    rows = []
+    for run in summary["runs"]:
+        value = "-" if run["best_value"] is None else f"{run['best_value']:.4f}"
+        epoch = "-" if run["best_epoch"] is None else str(run["best_epoch"] + 1)
+        rows.append((run["path"], run["status"], str(run["epochs"]), epoch, value, f"{run['seconds']:.0f} s"))
+    key = summary["runs"][0]["key_metric"]
+    print_table(("Run", "Status", "Epochs", "Best epoch", f"Validation {key}", "Time"), rows)
+    typer.echo(f"the runs are in {path}; next: medtl evaluate {path}")
+
+
 @contextmanager
 def _resumable(path: Path | None) -> Iterator[None]:
     """Turn a termination signal into an interrupt, and tell how to go on after one."""
@@ -149,7 +199,7 @@ def _resumable(path: Path | None) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        if path is not None and (path / "checkpoints" / "index.json").exists():
+        if path is not None and any((path / name).exists() for name in ("checkpoints/index.json", "folds.json")):
             print_note(f"interrupted; every finished epoch is kept. Go on with: medtl train --resume {path}")
         raise
     finally:

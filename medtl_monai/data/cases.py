@@ -27,11 +27,13 @@ from medtl_monai.dicom import Series, Study
 from medtl_monai.errors import ConfigError, DataError, MedtlError, did_you_mean
 from medtl_monai.specs import TargetKind
 
-__all__ = ["PARTS", "Case", "CaseTable", "OnGap", "Part", "load_cases", "unlabelled_cases"]
+__all__ = ["HELD_OUT", "PARTS", "Case", "CaseTable", "OnGap", "Part", "load_cases", "unlabelled_cases"]
 
-Part = Literal["train", "val", "test"]
+Part = Literal["train", "val", "test", "held-out"]
 PARTS: tuple[Part, ...] = ("train", "val", "test")
 """The parts that cases are divided into."""
+HELD_OUT: Part = "held-out"
+"""With folds: the part that no fold sees. ``test`` is then what the fold is tested on."""
 
 TABLE_SUFFIX = ".csv"
 

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Sampler
 
+from medtl_monai.data.balance import BalancedOrder, Strata
 from medtl_monai.data.dataset import CaseDataset, Draw, Sample, collate
 
 
@@ -27,9 +28,13 @@ class EpochSampler(Sampler[list[Draw]]):
         batch_size: Cases a batch.
         min_steps: Fewest batches an epoch.
         seed: Seed of the run.
+        strata: Indices of the cases of each class, for balanced draws (see :mod:`medtl_monai.data.balance`); None
+            draws every case as often as any other. An epoch has as many draws either way.
     """
 
-    def __init__(self, n: int, batch_size: int, min_steps: int = 1, seed: int = 0) -> None:
+    def __init__(
+        self, n: int, batch_size: int, min_steps: int = 1, seed: int = 0, *, strata: Strata | None = None
+    ) -> None:
         if n < 1 or batch_size < 1:
             raise ValueError(f"n is {n} and batch_size {batch_size}; both must be at least 1")
         self.n = n
@@ -38,6 +43,7 @@ class EpochSampler(Sampler[list[Draw]]):
         self.epoch = 0
         self.batches = _batches(n, batch_size)
         self.passes = max(1, math.ceil(min_steps / len(self.batches)))
+        self.balanced = BalancedOrder(strata, seed) if strata is not None else None
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch that the next iteration gives."""
@@ -51,9 +57,13 @@ class EpochSampler(Sampler[list[Draw]]):
         order = np.random.default_rng(source)
         seeds = source.generate_state(self.n * self.passes)
         for turn in range(self.passes):
-            cases = order.permutation(self.n)
+            cases = order.permutation(self.n) if self.balanced is None else self._balanced(turn)
             for batch in self.batches:
                 yield [Draw(int(cases[i]), int(seeds[turn * self.n + i])) for i in batch]
+
+    def _balanced(self, turn: int) -> Sequence[int]:
+        first = (self.epoch * self.passes + turn) * self.n
+        return self.balanced[first : first + self.n] if self.balanced is not None else ()
 
 
 def _batches(n: int, size: int) -> list[range]:
@@ -69,6 +79,7 @@ def training_loader(
     batch_size: int,
     min_steps: int = 1,
     seed: int = 0,
+    strata: Strata | None = None,
     workers: int = 0,
     pin_memory: bool = False,
 ) -> DataLoader[Sample]:
@@ -79,13 +90,14 @@ def training_loader(
         batch_size: Cases (or patches) a batch.
         min_steps: Fewest batches an epoch.
         seed: Seed of the run.
+        strata: For balanced draws, as in :class:`EpochSampler`.
         workers: Loading processes; never more than there are processors.
         pin_memory: Whether batches are put in pinned memory, for copies to a GPU.
 
     Returns:
         A loader of :class:`medtl_monai.modules.Batch`.
     """
-    sampler = EpochSampler(len(dataset), batch_size, min_steps, seed)
+    sampler = EpochSampler(len(dataset), batch_size, min_steps, seed, strata=strata)
     return _loader(dataset, sampler, workers, pin_memory)
 
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from medtl_monai.config import SplitConfig
 from medtl_monai.data.assignment import Features, assign
-from medtl_monai.data.cases import PARTS, Case, CaseTable, Part
+from medtl_monai.data.cases import HELD_OUT, PARTS, Case, CaseTable, Part
 from medtl_monai.data.identity import check_key, fingerprint, load_key
 from medtl_monai.data.table import listing, read_table
 from medtl_monai.errors import ConfigError, DataError
@@ -78,7 +78,8 @@ class Splits:
             check_key(mark, where=run or path.name)
         for column in _COLUMNS:
             table.require(column, "splits.file")
-        table.refuse(lambda row: row["split"] not in PARTS, "split is not train, val or test", "Correct these rows")
+        known = (*PARTS, HELD_OUT)
+        table.refuse(lambda row: row["split"] not in known, "split is not train, val or test", "Correct these rows")
         uses = Counter(row["case_id"] for row in table.rows)
         table.refuse(lambda row: uses[row["case_id"]] > 1, "a case is listed twice", "Keep one row a case")
         parts = {row["case_id"]: cast(Part, row["split"]) for row in table.rows}
@@ -98,14 +99,16 @@ def make_splits(table: CaseTable, config: SplitConfig) -> Splits:
         DataError: If there are too few groups, a group or an image is in two parts, or the stored file is of other
             cases.
     """
-    if config.val + config.test >= 1:
+    if config.folds is not None:
+        return _chosen_fold(table, config)
+    if config.val + config.test_share >= 1:
         mend = "Lower splits.val or splits.test"
-        raise ConfigError(f"val {config.val:g} and test {config.test:g} leave nothing to train on", mend=mend)
+        raise ConfigError(f"val {config.val:g} and test {config.test_share:g} leave nothing to train on", mend=mend)
     stored = Splits.read(config.file) if config.file is not None else None
     given, notes = _given(table, stored, config)
     groups = {case.case_id: case.group for case in table}
     fixed = _by_group(given, groups, "the table's split column" if stored is None else "the stored splits")
-    shares = [1 - config.val - config.test, config.val, config.test]
+    shares = [1 - config.val - config.test_share, config.val, config.test_share]
     if stored is None and config.val > 0 and len(given) == len(table) and "val" not in given.values():
         notes.append("no case is given as val: some of those given as train are taken")
         assigned = _carve_val(table, config, fixed)
@@ -118,25 +121,58 @@ def make_splits(table: CaseTable, config: SplitConfig) -> Splits:
     return splits
 
 
-def folds(table: CaseTable, n: int, config: SplitConfig) -> list[Splits]:
-    """Give n divisions whose test parts are disjoint and cover all cases; val is carved out of the rest.
+def _chosen_fold(table: CaseTable, config: SplitConfig) -> Splits:
+    if config.fold is None:
+        what = f"a single run cannot be all of {config.folds} folds"
+        raise ConfigError(what, where="splits.fold", mend="Say which: --set splits.fold=1")
+    return folds(table, config)[config.fold - 1]
 
-    Args:
-        table: The cases.
-        n: How many folds, at least 2.
-        config: ``val``, ``seed`` and ``stratify``; shares and files do not matter here.
+
+def folds(table: CaseTable, config: SplitConfig) -> list[Splits]:
+    """Give ``config.folds`` divisions whose test parts are disjoint and cover all cases but those held out.
+
+    Held out from every fold are the cases given as test (by the table's split column or ``config.file``); where none
+    is given, the share ``config.test``. Within each fold, val is carved out of what is not its test part.
 
     Raises:
-        ConfigError: If n is less than 2.
-        DataError: If there are fewer groups than folds, or an image is in two parts.
+        ConfigError: If val leaves nothing to train on.
+        DataError: If there are fewer groups than folds, or a group or an image is in two parts.
     """
+    n = config.folds or 0
     if n < 2:
         raise ConfigError(f"{n} folds cannot be cross-validated", mend="Use at least 2")
-    names, features = _features(table, config)
+    held, notes = _held_out(table, config)
+    inner = dataclasses.replace(table, cases=tuple(case for case in table if case.group not in held))
+    names, features = _features(inner, config)
     _refuse_few(len(names), n, "folds")
     order = np.random.default_rng(config.seed)
     fold_of = dict(zip(names, assign(features, [None] * len(names), [1 / n] * n, order), strict=True))
-    return [_fold(table, config, {g for g, own in fold_of.items() if own == f}, f) for f in range(n)]
+    found = []
+    for f in range(n):
+        splits = _fold(inner, config, {g for g, own in fold_of.items() if own == f}, f)
+        parts = {case.case_id: splits.parts.get(case.case_id, HELD_OUT) for case in table}
+        groups = {case.case_id: case.group for case in table}
+        found.append(Splits(parts=parts, groups=groups, notes=(*notes, *splits.notes)))
+        check_contents(found[-1], {case.case_id: case.fingerprints for case in table})
+    return found
+
+
+def _held_out(table: CaseTable, config: SplitConfig) -> tuple[set[str], list[str]]:
+    """Return the groups that no fold sees."""
+    stored = Splits.read(config.file) if config.file is not None else None
+    given, notes = _given(table, stored, config)
+    fixed = _by_group(given, {case.case_id: case.group for case in table}, "the given splits")
+    held = {group for group, part in fixed.items() if part in ("test", HELD_OUT)}
+    if not held and config.test_share > 0:
+        shares = [1 - config.test_share, 0.0, config.test_share]
+        assigned = _assign(table, config, shares, {}, np.random.default_rng([config.seed, config.folds or 0]))
+        held = {group for group, part in assigned.items() if part == "test"}
+    if "val" in fixed.values():
+        notes.append("cases given as val take part in the folds like those given as train")
+    if held:
+        count = sum(case.group in held for case in table)
+        notes.append(f"{count} cases are held out from all folds: evaluate them with --part {HELD_OUT}")
+    return held, notes
 
 
 def _fold(table: CaseTable, config: SplitConfig, test: set[str], number: int) -> Splits:
@@ -149,9 +185,7 @@ def _fold(table: CaseTable, config: SplitConfig, test: set[str], number: int) ->
     assigned = _assign(table, config, shares, fixed, np.random.default_rng([config.seed, number]))
     parts = {case.case_id: assigned[case.group] for case in table}
     groups = {case.case_id: case.group for case in table}
-    splits = Splits(parts=parts, groups=groups, notes=_missing_classes(table, parts))
-    check_contents(splits, {case.case_id: case.fingerprints for case in table})
-    return splits
+    return Splits(parts=parts, groups=groups, notes=_missing_classes(table, parts))
 
 
 def check_contents(splits: Splits, contents: Mapping[str, tuple[str, ...]]) -> None:
@@ -180,6 +214,10 @@ def _given(table: CaseTable, stored: Splits | None, config: SplitConfig) -> tupl
     if stored is None:
         return column, []
     where = config.file.name if config.file else ""
+    if HELD_OUT in stored.parts.values():
+        # It is of a fold; when folds are made again, only what no fold saw is held out again.
+        again: dict[Part, Part] = {HELD_OUT: "test"} if config.folds is None else {HELD_OUT: "test", "test": "train"}
+        stored = dataclasses.replace(stored, parts={i: again.get(p, p) for i, p in stored.parts.items()})
     known = {case_id: stored.parts[case_id] for case_id in table.ids if case_id in stored.parts}
     if not known:
         what = "the stored splits know none of these cases"

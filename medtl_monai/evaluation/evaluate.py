@@ -12,11 +12,12 @@ import torch
 
 from medtl_monai.config import RunConfig
 from medtl_monai.data.cache.cases import CaseCache
-from medtl_monai.data.cases import Case, CaseTable, Part, load_cases
+from medtl_monai.data.cases import PARTS, Case, CaseTable, Part, load_cases
 from medtl_monai.data.prepared import Prepared, prepare
 from medtl_monai.data.splits import Splits
 from medtl_monai.dicom.geometry import Volume
 from medtl_monai.errors import DataError
+from medtl_monai.evaluation.spread import Spread
 from medtl_monai.evaluation.statistics import Indices, Interval, interval
 from medtl_monai.modules import Batch, Prediction
 from medtl_monai.specs import TargetInfo
@@ -35,12 +36,43 @@ class CaseResult:
         prediction: A batch of one, masks left out (they are scored and let go).
         target: ``[1, …]`` truth as heads see it; None for masks.
         scores: Metrics of this case alone (masks only).
+        members: What each member of an ensemble predicted; masks left out.
+        fold: The fold it was tested in, from 1; None without folds.
     """
 
     case: Case
     prediction: Prediction
     target: torch.Tensor | None
     scores: dict[str, float]
+    members: tuple[Prediction, ...] = ()
+    fold: int | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MemberValues:
+    """One of several runs on its own cases.
+
+    Attributes:
+        run: Its folder, below that of all.
+        fold: Its fold, from 1; None without folds.
+        seed: Its seed.
+        cases: Number of cases.
+        groups: Number of patients (or other groups).
+        checkpoint_epoch: Epochs its checkpoint had been trained for.
+        metrics: Values by name.
+    """
+
+    run: str
+    fold: int | None
+    seed: int
+    cases: int
+    groups: int
+    checkpoint_epoch: int
+    metrics: dict[str, float]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain JSON values."""
+        return dataclasses.asdict(self)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -49,28 +81,35 @@ class Evaluation:
 
     Attributes:
         run: Name of the run folder.
-        part: train, val or test.
-        checkpoint_epoch: Epochs the evaluated checkpoint had been trained for.
+        part: train, val, test or held-out.
+        checkpoint_epoch: Epochs the evaluated checkpoint had been trained for; None for several runs.
         cases: Number of cases.
         groups: Number of patients (or other groups).
         metrics: Values by name.
         intervals: 95 % intervals by name; None where there are too few patients.
         results: Every case.
         target: What the labels are.
+        flips: Axes of test-time augmentation.
+        members: Each run's own values, where there are several.
+        spreads: How the metrics vary from fold to fold and from seed to seed.
     """
 
     run: str
     part: str
-    checkpoint_epoch: int
+    checkpoint_epoch: int | None
     cases: int
     groups: int
     metrics: dict[str, float]
     intervals: dict[str, Interval | None]
     results: tuple[CaseResult, ...]
     target: TargetInfo
+    flips: tuple[int, ...] = ()
+    members: tuple[MemberValues, ...] = ()
+    spreads: tuple[Spread, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Return the summary as plain JSON values."""
+        several = {"members": [m.to_json() for m in self.members], "spreads": [s.to_json() for s in self.spreads]}
         return {
             "run": self.run,
             "part": self.part,
@@ -79,6 +118,8 @@ class Evaluation:
             "groups": self.groups,
             "metrics": self.metrics,
             "intervals": {k: None if v is None else [v.low, v.high] for k, v in self.intervals.items()},
+            **({"tta_axes": list(self.flips)} if self.flips else {}),
+            **(several if self.members else {}),
         }
 
 
@@ -98,7 +139,7 @@ def evaluate(
     Args:
         run: The trained run.
         reporter: Who is told.
-        part: ``"train"``, ``"val"`` or ``"test"``.
+        part: ``"train"``, ``"val"``, ``"test"`` or ``"held-out"``.
         config: The stored configuration with other places for the data, where it has moved.
         resamples: Bootstrap resamples; 0 leaves the intervals out.
 
@@ -110,15 +151,15 @@ def evaluate(
     # First the splits: under another id key, that is what is wrong, and not that cases are missing.
     ids = Splits.read(run.folder.splits_file, run=run.folder.name).ids(part)
     table = load_cases(config.data, info.kind, classes=info.classes or None)
-    cases = _cases(table, ids, part)
+    cases = find_cases(table, ids, part)
     disk, trouble = CaseCache.open(config.cache) if info.kind != "mask" else (None, "")
     results = []
     for n, case in enumerate(cases, 1):
-        results.append(_mask_result(run, table, case) if info.kind == "mask" else _result(run, table, case, disk))
+        results.append(mask_result(run, table, case) if info.kind == "mask" else case_result(run, table, case, disk))
         reporter.count(f"evaluating {part}", n, len(cases))
     for note in (*([trouble] if trouble else []), *(disk.notes() if disk else [])):
         reporter.warn(note)
-    metrics, intervals = _measure(run, results, resamples)
+    metrics, intervals = measure(run, results, resamples)
     return Evaluation(
         run=run.folder.name,
         part=part,
@@ -129,6 +170,7 @@ def evaluate(
         intervals=intervals,
         results=tuple(results),
         target=info,
+        flips=run.flips,
     )
 
 
@@ -143,9 +185,15 @@ def read_image(run: TrainedRun, table: CaseTable, case: Case) -> Volume:
     return table.read_volume(case, on_gap=plan.on_gap, units=plan.units)
 
 
-def _cases(table: CaseTable, ids: Sequence[str], part: str) -> list[Case]:
+def find_cases(table: CaseTable, ids: Sequence[str], part: str) -> list[Case]:
+    """Return the cases with these ids.
+
+    Raises:
+        DataError: If there are none, or some are no longer in the table.
+    """
     if not ids:
-        mend = f"Choose another part with --part, or train with a larger splits.{part}"
+        mend = "Choose another part with --part"
+        mend += f", or train with a larger splits.{part}" if part in PARTS else ", or train with folds and splits.test"
         raise DataError(f"the run has no {part} cases", mend=mend)
     found = {case.case_id for case in table.cases}
     missing = [case_id for case_id in ids if case_id not in found]
@@ -157,7 +205,9 @@ def _cases(table: CaseTable, ids: Sequence[str], part: str) -> list[Case]:
     return [table[case_id] for case_id in ids]
 
 
-def _result(run: TrainedRun, table: CaseTable, case: Case, disk: CaseCache | None) -> CaseResult:
+def case_result(run: TrainedRun, table: CaseTable, case: Case, disk: CaseCache | None) -> CaseResult:
+    """Predict one case that has no mask, from the cache of preprocessed images where there is one."""
+
     def make() -> Prepared:
         volume = read_image(run, table, case)
         run.seen.check(volume, case_id=case.case_id)
@@ -172,19 +222,24 @@ def _result(run: TrainedRun, table: CaseTable, case: Case, disk: CaseCache | Non
     return CaseResult(case=case, prediction=prediction, target=truth, scores={})
 
 
-def _mask_result(run: TrainedRun, table: CaseTable, case: Case) -> CaseResult:
+def mask_result(run: TrainedRun, table: CaseTable, case: Case) -> CaseResult:
+    """Predict the mask of one case, and score it on the grid of the image."""
     volume = read_image(run, table, case)
-    prediction = run.predict(volume, case_id=case.case_id)
+    batch = truth_batch(table, case, volume)
+    scores = score(run.model.head.metrics(), run.predict(volume, case_id=case.case_id), batch)
+    return CaseResult(case=case, prediction=Prediction(), target=None, scores=scores)
+
+
+def truth_batch(table: CaseTable, case: Case, volume: Volume) -> Batch:
+    """Return a case's mask on the grid of its image, as metrics want it."""
     truth = torch.as_tensor(np.asarray(table.read_target(case, volume)))[None]
-    batch = Batch(image=torch.empty(0), spatial_size=volume.shape, target=truth.long())
-    return CaseResult(
-        case=case, prediction=Prediction(), target=None, scores=score(run.model.head.metrics(), prediction, batch)
-    )
+    return Batch(image=torch.empty(0), spatial_size=volume.shape, target=truth.long())
 
 
-def _measure(
+def measure(
     run: TrainedRun, results: list[CaseResult], resamples: int
 ) -> tuple[dict[str, float], dict[str, Interval | None]]:
+    """Return the metrics of a run's head over cases, and their intervals by patient (none without resamples)."""
     groups = [result.case.group for result in results]
     everything = np.arange(len(results))
     compute: Callable[[Indices], dict[str, float]]

@@ -7,16 +7,23 @@ import re
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from medtl_monai import __version__
 from medtl_monai.data.cases import Case, CaseTable, unlabelled_cases
 from medtl_monai.data.inputs import Inputs
+from medtl_monai.dicom.geometry import Volume
 from medtl_monai.dicom.series import Series
 from medtl_monai.errors import DataError, DicomError, MedtlError, RunError
 from medtl_monai.evaluation.evaluate import read_image
-from medtl_monai.files import translate_os_errors
-from medtl_monai.outputs.tables import prediction_columns, structure_sizes, write_csv, write_mask
+from medtl_monai.files import translate_os_errors, write_json
+from medtl_monai.modules import Prediction
+from medtl_monai.outputs.tables import prediction_columns, spread_columns, structure_sizes, write_csv, write_mask
+from medtl_monai.specs import TargetInfo
+from medtl_monai.training.ensemble import Ensemble, Joint
 from medtl_monai.training.reporter import Reporter
 from medtl_monai.training.trained import TrainedRun
 
@@ -39,16 +46,18 @@ class Predicted:
     refused: dict[str, str]
 
 
-def predict(run: TrainedRun, studies: Path, out: Path, reporter: Reporter, *, id_map: Path | None = None) -> Predicted:
+def predict(
+    run: TrainedRun | Ensemble, studies: Path, out: Path, reporter: Reporter, *, id_map: Path | None = None
+) -> Predicted:
     """Predict every study below a folder.
 
     A study that cannot be read or does not fit the run is refused with its reason in the table; the others are
     predicted all the same. What is wrong with the run or the disk ends the prediction; rows so far are kept.
 
     Args:
-        run: The trained run.
+        run: The trained run, or several whose predictions are averaged.
         studies: A DICOM tree, a folder of NIfTI files, or a CSV table with a column for each image of a case.
-        out: Where ``predictions.csv`` and ``masks/`` go.
+        out: Where ``predictions.csv``, ``predictions.json`` (by which runs, and how) and ``masks/`` go.
         reporter: Who is told.
         id_map: Where to write which case id is which study (a file with identifiers, mode 0600); None writes none.
 
@@ -58,11 +67,13 @@ def predict(run: TrainedRun, studies: Path, out: Path, reporter: Reporter, *, id
         StorageError: If something cannot be written.
     """
     _check_free(out, id_map)
+    ensemble = run if isinstance(run, Ensemble) else Ensemble([run])
     # The images of new studies are chosen as those of the training studies were.
-    cases = unlabelled_cases(studies, run.inputs)
-    table = CaseTable(cases=tuple(cases), kind=run.record.context.target.kind, inputs=run.inputs)
+    cases = unlabelled_cases(studies, ensemble.inputs)
+    table = CaseTable(cases=tuple(cases), kind=ensemble.target.kind, inputs=ensemble.inputs)
     with translate_os_errors(out):
         out.mkdir(parents=True, exist_ok=True)
+    write_json(out / "predictions.json", _made_by(ensemble))
     if id_map is not None:
         # First: should prediction be interrupted, the rows it has written can still be told apart.
         write_csv(id_map, [{"case_id": case.case_id, "source": case.source} for case in cases], mode=0o600)
@@ -72,12 +83,12 @@ def predict(run: TrainedRun, studies: Path, out: Path, reporter: Reporter, *, id
     try:
         for n, case in enumerate(cases, 1):
             try:
-                cells = _predict_case(run, table, case, out)
+                cells = _predict_case(ensemble, table, case, out)
             except (DataError, DicomError) as error:
                 refused[case.case_id] = _without_names(error, case)
                 cells = {"refused": refused[case.case_id]}
                 reporter.warn(f"refused {case.source or case.case_id}: {error}")
-            rows.append({"case_id": case.case_id, **cells, **_filled(case, run.inputs)})
+            rows.append({"case_id": case.case_id, **cells, **_filled(case, ensemble.inputs)})
             reporter.count("predicting", n, len(cases))
             if time.monotonic() - written > _SECONDS_BETWEEN_WRITES:
                 write_csv(out / "predictions.csv", rows)
@@ -96,18 +107,38 @@ def _check_free(out: Path, id_map: Path | None) -> None:
         raise RunError(what, where=id_map.name, mend="Choose another --id-map")
 
 
-def _predict_case(run: TrainedRun, table: CaseTable, case: Case, out: Path) -> dict[str, str]:
-    volume = read_image(run, table, case)
-    prediction = run.predict(volume, case_id=case.case_id)
-    target = run.record.context.target
+def _made_by(ensemble: Ensemble) -> dict[str, Any]:
+    """Return what made the predictions: names of run folders, no paths."""
+    runs = [{"run": name, "epoch": epoch} for name, epoch in zip(ensemble.names, ensemble.epochs, strict=True)]
+    return {"medtl": __version__, "runs": runs, "tta_axes": list(ensemble.runs[0].flips)}
+
+
+def _predict_case(ensemble: Ensemble, table: CaseTable, case: Case, out: Path) -> dict[str, str]:
+    volume, joint = ensemble.predict(lambda run: read_image(run, table, case), case_id=case.case_id)
+    target = ensemble.target
     if target.kind != "mask":
-        return prediction_columns(prediction, target)
-    if prediction.mask is None:
-        raise RunError("the head gives no mask", where=run.record.head, mend="Let its predict return one")
-    mask = prediction.mask[0].numpy().astype(np.int16)
+        return {**prediction_columns(joint.mean, target), **spread_columns(joint.members, target)}
+    if joint.mean.mask is None:
+        raise RunError("the head gives no mask", where=ensemble.head, mend="Let its predict return one")
+    mask = _labels(joint.mean)
     name = f"{case.case_id}.nii.gz"
     write_mask(out / "masks" / name, mask, volume)
-    return {"mask": f"masks/{name}", **structure_sizes(mask, volume, target.classes[1:])}
+    sizes = structure_sizes(mask, volume, target.classes[1:])
+    return {"mask": f"masks/{name}", **sizes, **_size_spread(joint, volume, target)}
+
+
+def _size_spread(joint: Joint, volume: Volume, target: TargetInfo) -> dict[str, str]:
+    """Return how much the members of an ensemble differ in each structure's size: ``std_NAME_ml``."""
+    if len(joint.members) < 2:
+        return {}
+    own = [structure_sizes(_labels(member), volume, target.classes[1:]) for member in joint.members]
+    return {f"std_{name}": f"{np.std([float(each[name]) for each in own], ddof=1):.6g}" for name in own[0]}
+
+
+def _labels(prediction: Prediction) -> NDArray[np.int16]:
+    if prediction.mask is None:
+        raise TypeError("a mask's prediction without a mask")
+    return prediction.mask[0].numpy().astype(np.int16)
 
 
 def _filled(case: Case, inputs: Inputs) -> dict[str, str]:

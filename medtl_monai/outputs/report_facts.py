@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from medtl_monai.config import DataConfig
-from medtl_monai.data.cases import PARTS
+from medtl_monai.data.cases import HELD_OUT, PARTS
 from medtl_monai.evaluation.statistics import MIN_GROUPS
 from medtl_monai.outputs.report_files import EvaluatedPart, RunFiles
 from medtl_monai.outputs.report_results import interval_text
@@ -98,23 +98,27 @@ def _patients_known(files: RunFiles, data: DataConfig) -> bool:
 
 def banners(files: RunFiles) -> list[tuple[str, str]]:
     """Return ``(level, text)`` of what a reader must know first; levels are danger, warning and note."""
-    found = []
-    frozen = files.record.get("random_frozen") or ()
-    if frozen:
-        names = ", ".join(map(str, frozen))
-        text = f"Control experiment: these stages were frozen with random weights and learnt nothing: {names}."
-        found.append(("danger", text))
+    found = control_banners(files)
     status = files.record.get("status")
     if status != "finished":
         done = f"{len(files.epochs)} epochs" + (f" of {files.config.training.epochs}" if files.config else "")
         mend = f"Go on with: medtl train --resume {shlex.quote(files.name)}"
         found.append(("warning", f"Training has not finished (status: {status}, {done}). {mend}"))
     for part in files.parts:
-        found += _part_banners(files, part)
+        found += part_banners(files, part)
     return found + [("warning", f"{problem}.") for problem in files.problems]
 
 
-def _part_banners(files: RunFiles, part: EvaluatedPart) -> list[tuple[str, str]]:
+def control_banners(files: RunFiles) -> list[tuple[str, str]]:
+    """Return the banner of a control experiment, whose frozen stages never had weights."""
+    frozen = files.record.get("random_frozen") or ()
+    names = ", ".join(map(str, frozen))
+    text = f"Control experiment: these stages were frozen with random weights and learnt nothing: {names}."
+    return [("danger", text)] if frozen else []
+
+
+def part_banners(files: RunFiles, part: EvaluatedPart) -> list[tuple[str, str]]:
+    """Return what must be known before the results of a part are read."""
     found = []
     best, measured = files.best_epoch, part.checkpoint_epoch
     if best is not None and measured is not None and measured != best + 1:
@@ -161,7 +165,7 @@ def part_rows(files: RunFiles) -> list[tuple[str, str, str]]:
     """Return part, cases and groups of ``splits.csv``."""
     cases = Counter(row.get("split") for row in files.splits)
     groups = Counter(part for _, part in {(row.get("group"), row.get("split")) for row in files.splits})
-    return [(part, number(cases[part]), number(groups[part])) for part in PARTS if cases[part]]
+    return [(part, number(cases[part]), number(groups[part])) for part in (*PARTS, HELD_OUT) if cases[part]]
 
 
 def preprocessing_facts(files: RunFiles) -> Facts:

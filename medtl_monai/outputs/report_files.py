@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from medtl_monai.config import RunConfig
-from medtl_monai.data.cases import PARTS
+from medtl_monai.data.cases import HELD_OUT, PARTS
 from medtl_monai.errors import MedtlError
 from medtl_monai.training.folder import RunFolder
+from medtl_monai.training.folds import RunsFolder, summary_of
 from medtl_monai.transfer.coverage import CoverageReport
 from medtl_monai.transfer.table import PolicyTable
 
@@ -33,6 +34,9 @@ class EvaluatedPart:
         metrics: Values by name; NaN where undefined.
         intervals: 95 % intervals by name; None where none could be given; a name may be absent.
         rows: ``predictions.csv``.
+        flips: Axes of test-time augmentation.
+        members: Each run's own values, where several were evaluated together.
+        spreads: How metrics vary over folds and seeds, as :class:`~medtl_monai.evaluation.spread.Spread` stores it.
     """
 
     part: str
@@ -42,6 +46,9 @@ class EvaluatedPart:
     metrics: dict[str, float]
     intervals: dict[str, tuple[float, float] | None]
     rows: Rows
+    flips: tuple[int, ...] = ()
+    members: tuple[dict[str, Any], ...] = ()
+    spreads: tuple[dict[str, Any], ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -115,9 +122,50 @@ def read_files(path: Path) -> RunFiles:
         plugins=reader.plugins(),
         splits=reader.rows("splits.csv", {"case_id", "group", "split"}),
         config=reader.config(folder),
-        parts=tuple(part for name in reversed(PARTS) if (part := reader.part(name)) is not None),
+        parts=tuple(part for name in (HELD_OUT, *reversed(PARTS)) if (part := reader.part(name)) is not None),
         problems=tuple(reader.problems),
     )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SeveralFiles:
+    """A folder of runs that belong together.
+
+    Attributes:
+        files: What holds for all of them; model and images are those of the first run, where it has started.
+        runs: What became of each run, as :func:`~medtl_monai.training.folds.summary_of` gives it.
+        folds: How many folds there are; None without.
+    """
+
+    files: RunFiles
+    runs: tuple[dict[str, Any], ...]
+    folds: int | None
+
+
+def read_several(path: Path) -> SeveralFiles:
+    """Read a folder of runs.
+
+    Raises:
+        RunError: If it is not one, or its record is damaged.
+    """
+    folder = RunsFolder.open(path)
+    summary = summary_of(folder)
+    reader = _Reader(path)
+    started = [run for member in folder.members if (run := folder.run(member)).record_file.is_file()]
+    first = read_files(started[0].path) if started else None
+    record = {**(first.record if first else {}), "status": summary["status"], "best_value": None, "best_epoch": None}
+    files = RunFiles(
+        name=folder.name,
+        record={**record, "medtl": folder.record.get("medtl"), "inputs": folder.record.get("inputs")},
+        coverage=first.coverage if first else None,
+        environment=first.environment if first else {},
+        plugins=first.plugins if first else (),
+        splits=reader.rows("splits.csv", {"case_id", "group", "split"}),
+        config=reader.config(folder),
+        parts=tuple(part for name in (HELD_OUT, *reversed(PARTS)) if (part := reader.part(name)) is not None),
+        problems=tuple(reader.problems),
+    )
+    return SeveralFiles(files=files, runs=tuple(summary["runs"]), folds=summary["folds"])
 
 
 class _Reader:
@@ -195,6 +243,9 @@ class _Reader:
                 metrics={k: math.nan if v is None else float(v) for k, v in value["metrics"].items()},
                 intervals=intervals,
                 rows=self.rows(f"evaluation/{part}/predictions.csv", {"case_id"}),
+                flips=tuple(int(axis) for axis in value.get("tta_axes") or ()),
+                members=tuple(dict(member) for member in value.get("members") or ()),
+                spreads=tuple(dict(spread) for spread in value.get("spreads") or ()),
             )
         except (KeyError, TypeError, ValueError, AttributeError, IndexError):
             return self._damaged(name, None)

@@ -84,7 +84,7 @@ def settings(files: RunFiles) -> list[tuple[str, str]]:
         clip = "off" if t.clip_grad_norm is None else f"norm {t.clip_grad_norm:g}"
         facts += [
             ("Epochs", f"{t.epochs}, at least {count(t.min_steps, 'step')} each"),
-            ("Batch size", str(t.batch_size)),
+            ("Batch size", str(t.batch_size) + (", classes in turn" if t.sampling == "balanced" else "")),
             ("Optimizer", f"{t.optimizer}, learning rate {t.lr:g} ({t.schedule}), weight decay {t.weight_decay:g}"),
             ("Warm-up", f"{t.warmup:.0%} of the steps"),
             ("Gradient clipping", clip),

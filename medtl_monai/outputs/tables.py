@@ -43,6 +43,20 @@ def prediction_columns(prediction: Prediction, target: TargetInfo) -> dict[str, 
     return cells
 
 
+def spread_columns(members: Sequence[Prediction], target: TargetInfo) -> dict[str, str]:
+    """Return how much the members of an ensemble differ on one case: ``std_NAME``, the standard deviation (n - 1).
+
+    It is of the probability of a class or label, or of a number in the units of the label; nothing for masks, and
+    nothing for a single member.
+    """
+    names = target.columns if target.kind == "number" else target.classes
+    own = [m.values if target.kind == "number" else m.probabilities for m in members]
+    if len(own) < 2 or target.kind == "mask" or any(values is None for values in own):
+        return {}
+    stacked = np.stack([values[0].double().numpy() for values in own if values is not None])
+    return {f"std_{name}": f"{value:.6g}" for name, value in zip(names, stacked.std(axis=0, ddof=1), strict=True)}
+
+
 def truth_columns(truth: Tensor | None, target: TargetInfo) -> dict[str, str]:
     """Return one case's label as CSV cells."""
     if truth is None:
@@ -65,7 +79,9 @@ def evaluation_rows(evaluation: Evaluation) -> list[dict[str, str]]:
                 "row": str(result.case.row or ""),
                 **truth_columns(result.target, evaluation.target),
                 **prediction_columns(result.prediction, evaluation.target),
+                **spread_columns(result.members, evaluation.target),
                 **scores,
+                **({"fold": str(result.fold)} if result.fold is not None else {}),
             }
         )
     return rows

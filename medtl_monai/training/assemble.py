@@ -242,7 +242,7 @@ def choose_parts(config: RunConfig, host: Host) -> Parts:
     """Resolve backbone and head by name and check that they fit each other."""
     source = open_source(config.model.backbone)
     backbone = source.backbone(host) if source else host.resolve("backbone", config.model.backbone)
-    head = host.resolve("head", config.model.head or _DEFAULT_HEADS[infer_kind(config.data)])
+    head = _choose_head(config, host)
     stages, wanted = _as_built(backbone)
     parts = Parts(
         backbone=backbone,
@@ -253,6 +253,22 @@ def choose_parts(config: RunConfig, host: Host) -> Parts:
     )
     _check_fit(parts)
     return parts
+
+
+def _choose_head(config: RunConfig, host: Host) -> Choice:
+    """Resolve the head; where classes are balanced by drawing, its loss must not weigh them as well."""
+    balanced = config.training.sampling == "balanced"
+    default = _DEFAULT_HEADS[infer_kind(config.data)]
+    if balanced and default == "classification":
+        default += ":class_weights=none"
+    head = host.resolve("head", config.model.head or default)
+    if balanced and head.parameters.get("class_weights") == "balanced":
+        raise ConfigError(
+            f"rare classes would count twice: draws are balanced, and head {head.spec.name!r} weighs classes too",
+            where="training.sampling",
+            mend=f"Use --head {head.spec.name}:class_weights=none, or training.sampling=natural",
+        )
+    return head
 
 
 def _as_built(backbone: Choice) -> tuple[tuple[Stage, ...], InputSpec]:

@@ -6,6 +6,7 @@ import dataclasses
 from functools import partial
 
 from medtl_monai.data.augmentation import augmentation
+from medtl_monai.data.balance import Strata, strata_of
 from medtl_monai.data.cache.cases import CaseCache
 from medtl_monai.data.dataset import CaseDataset, Draw, collate
 from medtl_monai.data.splits import check_contents
@@ -24,10 +25,12 @@ class Datasets:
     Attributes:
         train: Training cases, augmented as the configuration says.
         val: Validation cases as they are; None without a validation part.
+        strata: The training cases of each class, where draws are to be balanced.
     """
 
     train: CaseDataset
     val: CaseDataset | None
+    strata: Strata | None = None
 
     @property
     def one_size(self) -> bool:
@@ -53,6 +56,8 @@ def load_datasets(assembly: Assembly, reporter: Reporter) -> Datasets:
         preprocessing.spatial_dims,
         spacing_mm=preprocessing.spacing_mm,
     )
+    balanced = assembly.config.training.sampling == "balanced"
+    strata = strata_of([data.table[i] for i in data.splits.ids("train")], data.table) if balanced else None
     disk, trouble = CaseCache.open(assembly.config.cache)
     train = CaseDataset(data.table, data.splits.ids("train"), preprocessing, augment=augment, disk=disk)
     ids = data.splits.ids("val")
@@ -71,4 +76,4 @@ def load_datasets(assembly: Assembly, reporter: Reporter) -> Datasets:
         reporter.warn(note)
     if disk is not None and disk.hits:
         reporter.note(f"{disk.hits} of {disk.hits + disk.made} images came from the cache, already preprocessed")
-    return Datasets(train, val)
+    return Datasets(train, val, strata)

@@ -150,6 +150,7 @@ class Fit:
             batch_size=self.config.batch_size,
             min_steps=self.config.min_steps,
             seed=self.config.seed,
+            strata=self.datasets.strata,
             workers=self.tuning.workers,
             pin_memory=self.assembly.device.type == "cuda",
         )

@@ -7,7 +7,7 @@ import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import yaml
 
@@ -17,6 +17,8 @@ from medtl_monai.files import finite, translate_os_errors, write_json, write_tex
 
 FORMAT = 1
 """Version of the run folder's layout. Opening a newer one is refused."""
+SEVERAL = "folds.json"
+"""The record of a folder that holds several runs: folds, seeds or both."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,7 +31,7 @@ class RunFolder:
     path: Path
 
     @classmethod
-    def create(cls, path: Path) -> RunFolder:
+    def create(cls, path: Path) -> Self:
         """Make a new run folder.
 
         Raises:
@@ -56,7 +58,7 @@ class RunFolder:
             )
 
     @classmethod
-    def open(cls, path: Path) -> RunFolder:
+    def open(cls, path: Path) -> Self:
         """Open an existing run.
 
         Raises:
@@ -64,7 +66,8 @@ class RunFolder:
         """
         folder = cls(path)
         if not folder.record_file.is_file():
-            raise RunError("not a run folder (it has no run.json)", where=path.name, mend="Give a folder made by train")
+            what = f"not a run folder (it has no {folder.record_file.name})"
+            raise RunError(what, where=path.name, mend=folder._instead() or "Give a folder made by train")
         number = folder.record.get("format")
         if not isinstance(number, int) or number > FORMAT:
             raise RunError(
@@ -73,6 +76,10 @@ class RunFolder:
                 mend="Upgrade medtl-monai",
             )
         return folder
+
+    def _instead(self) -> str:
+        """Return what to do where this is a folder of runs, or inside of one."""
+        return "It holds several runs: give one of them" if (self.path / SEVERAL).is_file() else ""
 
     @property
     def name(self) -> str:
@@ -101,8 +108,8 @@ class RunFolder:
 
     @property
     def record(self) -> dict[str, Any]:
-        """The content of ``run.json``."""
-        return self.read_json("run.json")
+        """The content of :attr:`record_file`."""
+        return self.read_json(self.record_file.name)
 
     def update(self, **values: Any) -> None:
         """Add to ``run.json`` or replace in it."""

@@ -17,7 +17,7 @@ import torch
 
 from medtl_monai import __version__
 from medtl_monai.config import RunConfig
-from medtl_monai.data.cases import PARTS
+from medtl_monai.data.cases import HELD_OUT, PARTS
 from medtl_monai.data.identity import fingerprint, load_key
 from medtl_monai.data.loader import EpochSampler
 from medtl_monai.errors import ConfigError, MedtlError
@@ -50,6 +50,9 @@ def train(config: RunConfig, host: Host, reporter: Reporter) -> tuple[RunFolder,
     """
     if config.out is None:
         raise ConfigError("no run folder is named", where="out", mend="Say where: --out runs/my-run")
+    if config.training.seeds:
+        what = "a single run has a single seed"
+        raise ConfigError(what, where="training.seeds", mend="Use training.seed, or 'medtl train --seeds'")
     with _torch_settings(config):
         RunFolder.check_free(config.out)
         assembly = assemble(config, host, reporter)
@@ -141,7 +144,7 @@ def write_start(folder: RunFolder, assembly: Assembly) -> None:
         task=assembly.parts.head_spec.task,
         policy=assembly.schedule.policy,
         source=assembly.parts.source.folder.name if assembly.parts.source else None,
-        cases={part: len(data.splits.ids(part)) for part in PARTS},
+        cases={part: len(ids) for part in (*PARTS, HELD_OUT) if (ids := data.splits.ids(part)) or part in PARTS},
         random_frozen=list(assembly.schedule.random_frozen),
         images={
             "modalities": sorted({modality for i in data.images for modality in i.modalities}),

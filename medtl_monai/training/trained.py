@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from medtl_monai.errors import DataError, RunError
 from medtl_monai.host import Host
 from medtl_monai.modules import Batch, Prediction
 from medtl_monai.training.assemble import build_model, choose_device
+from medtl_monai.training.averaging import check_flips, over_flips
 from medtl_monai.training.checkpoint import CheckpointStore
 from medtl_monai.training.folder import RunFolder
 from medtl_monai.training.inference import BatchInferer
@@ -71,13 +72,17 @@ class TrainedRun:
         host: Where backbone and head come from.
         device: Where to compute.
         which: ``"best"`` or ``"last"``.
+        flips: Spatial axes for test-time augmentation: the mean over all combinations of flips along them is predicted.
 
     Raises:
+        ConfigError: If a flip axis is none of the image's.
         RunError: If the run has no checkpoint or is damaged.
         PluginError: If a plugin it needs is not installed.
     """
 
-    def __init__(self, path: Path, host: Host, *, device: str = "auto", which: str = "best") -> None:
+    def __init__(
+        self, path: Path, host: Host, *, device: str = "auto", which: str = "best", flips: Sequence[int] = ()
+    ) -> None:
         self.folder = RunFolder.open(path)
         stored = self.folder.record
         if "model" not in stored:
@@ -89,6 +94,8 @@ class TrainedRun:
         )
         self.inputs = Inputs.of(self.folder.read_config().data)
         self.preprocessing = Preprocessing.from_json(self.record.preprocessing)
+        check_flips(flips, self.preprocessing.spatial_dims)
+        self.flips = tuple(flips)
         self.device = choose_device(device)
         checkpoint = CheckpointStore(self.folder.checkpoints).load(which)
         self.epoch = checkpoint.progress.epoch
@@ -145,6 +152,12 @@ class TrainedRun:
         return _map(self._head_prediction(prepared.cut()[0], case_id))
 
     def _head_prediction(self, image: Tensor, case_id: str) -> Prediction:
+        if not self.flips:
+            return self._one_prediction(image, case_id)
+        kind = self.record.context.target.kind
+        return over_flips(lambda i: self._one_prediction(i, case_id), image, self.flips, kind, head=self.record.head)
+
+    def _one_prediction(self, image: Tensor, case_id: str) -> Prediction:
         batch = Batch(image=image[None].to(self.device), spatial_size=tuple(image.shape[1:]), case_ids=(case_id,))
         return self.model.head.predict(self._inferer(batch, self.model), batch)
 

@@ -264,7 +264,7 @@ def test_one_image_in_two_parts_is_refused():
 def test_folds_cover_everything_once():
     groups = [f"g{i // 2}" for i in range(44)]
     table = table_of(groups, [0 if i % 4 < 2 else 1 for i in range(44)])
-    made = folds(table, 5, SplitConfig(val=0.25, seed=1))
+    made = folds(table, SplitConfig(folds=5, val=0.25, seed=1))
     tests = [set(f.ids("test")) for f in made]
     assert set.union(*tests) == set(table.ids)
     assert sum(map(len, tests)) == 44
@@ -276,15 +276,15 @@ def test_folds_cover_everything_once():
         assert len(parts[1]) in (4, 5)
         balance = counts(table, fold, "test")
         assert abs(balance[0] - balance[1]) <= 2
-    assert [f.parts for f in made] == [f.parts for f in folds(table, 5, SplitConfig(val=0.25, seed=1))]
-    assert [f.parts for f in made] != [f.parts for f in folds(table, 5, SplitConfig(val=0.25, seed=2))]
+    assert [f.parts for f in made] == [f.parts for f in folds(table, SplitConfig(folds=5, val=0.25, seed=1))]
+    assert [f.parts for f in made] != [f.parts for f in folds(table, SplitConfig(folds=5, val=0.25, seed=2))]
 
 
 def test_more_folds_than_patients_is_refused():
     with pytest.raises(DataError, match="4 patients"):
-        folds(simple(4), 5, CONFIG)
+        folds(simple(4), SplitConfig(folds=5))
     with pytest.raises(ConfigError):
-        folds(simple(4), 1, CONFIG)
+        folds(simple(4), CONFIG)
 
 
 @given(total=st.integers(3, 200), val=st.floats(0, 0.45), test=st.floats(0, 0.45))
@@ -322,3 +322,80 @@ def test_thousands_of_groups_are_quick():
     features = np.eye(10, dtype=bool)[random.integers(0, 10, 3000)]
     found = np.array(assign(features, [None] * 3000, [0.6, 0.2, 0.2], random))
     assert np.bincount(found).tolist() == [1800, 600, 600]
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(
+    labels=st.lists(st.integers(0, 1), min_size=12, max_size=40),
+    n=st.integers(2, 4),
+    images=st.integers(1, 3),
+    held=st.sampled_from([None, 0.2]),
+    seed=st.integers(0, 20),
+)
+def test_folds_are_a_partition_by_patient(labels, n, images, held, seed):
+    labels[:6] = [0, 1, 0, 1, 0, 1]
+    groups = [f"g{g}" for g in range(len(labels)) for _ in range(images)]
+    table = table_of(groups, [label for label in labels for _ in range(images)])
+    of = {case.case_id: case.group for case in table}
+    made = folds(table, SplitConfig(folds=n, test=held, seed=seed))
+    assert len(made) == n
+    tested = [i for fold in made for i in fold.ids("test")]
+    out = {fold.ids("held-out") for fold in made}
+    assert len(out) == 1  # the same for all
+    (kept,) = out
+    assert bool(kept) == (held is not None)
+    assert sorted([*tested, *kept]) == sorted(table.ids)
+    sizes_of = []
+    for fold in made:
+        assert set(fold.parts) == set(table.ids)
+        where = {part: {of[i] for i in fold.ids(part)} for part in ("train", "val", "test", "held-out")}
+        assert sum(map(len, where.values())) == len(set(groups))
+        assert where["train"]
+        assert where["val"]
+        sizes_of.append(len(where["test"]))
+    assert max(sizes_of) - min(sizes_of) <= 1
+
+
+def test_cases_given_as_test_are_held_out_of_all_folds():
+    split = ["test"] * 4 + ["train"] * 6 + ["val"] * 2 + [None] * 8
+    made = folds(simple(20, split=split), SplitConfig(folds=4))
+    assert all(fold.ids("held-out") == tuple(f"case{n:03d}" for n in range(4)) for fold in made)
+    assert sorted(i for f in made for i in f.ids("test")) == [f"case{n:03d}" for n in range(4, 20)]
+    assert any("4 cases are held out" in note for note in made[0].notes)
+    assert any("given as val take part" in note for note in made[0].notes)
+
+
+def test_a_stored_file_says_what_is_held_out(tmp_path, monkeypatch):
+    monkeypatch.setenv("MEDTL_ID_KEY", "k" * 32)
+    table = simple(20)
+    plain = make_splits(table, CONFIG)
+    plain.write(tmp_path / "plain.csv")
+    made = folds(table, SplitConfig(folds=3, file=tmp_path / "plain.csv"))
+    assert {f.ids("held-out") for f in made} == {plain.ids("test")}
+    # One fold's file, taken up again: what it was tested on takes part, what was held out stays so.
+    made[0].write(tmp_path / "fold.csv")
+    assert Splits.read(tmp_path / "fold.csv").ids("held-out") == plain.ids("test")
+    again = folds(table, SplitConfig(folds=3, file=tmp_path / "fold.csv"))
+    assert [f.parts for f in again] == [f.parts for f in made]
+    single = make_splits(table, SplitConfig(file=tmp_path / "fold.csv"))
+    assert set(single.ids("test")) == {*made[0].ids("test"), *made[0].ids("held-out")}
+
+
+def test_one_fold_is_made_as_among_the_others():
+    table = simple(20)
+    made = folds(table, SplitConfig(folds=4, seed=2))
+    assert make_splits(table, SplitConfig(folds=4, fold=3, seed=2)).parts == made[2].parts != made[1].parts
+    with pytest.raises(ConfigError, match="cannot be all of 4 folds"):
+        make_splits(table, SplitConfig(folds=4))
+
+
+def test_an_image_in_two_folds_is_refused():
+    prints = [(str(i),) if i not in (0, 1) else ("same",) for i in range(12)]
+    with pytest.raises(DataError, match="same image is in two parts"):
+        folds(simple(12, fingerprints=prints), SplitConfig(folds=6, val=0.2))
+
+
+def test_the_default_share_of_test_depends_on_folds():
+    assert SplitConfig().test_share == 0.2
+    assert SplitConfig(folds=5).test_share == 0
+    assert SplitConfig(folds=5, test=0.1).test_share == 0.1

@@ -71,7 +71,8 @@ def test_nothing_but_case_ids_is_written(tmp_path, studies):
     assert sum(len(row["case_id"]) == 12 for row in read_rows(tmp_path / "out/predictions.csv")) == 4
     for secret in ("Doe", "1970", "torn", ".nii", str(tmp_path), "studies"):
         assert secret not in text
-    assert [p.name for p in (tmp_path / "out").rglob("*")] == ["predictions.csv"]
+    assert sorted(p.name for p in (tmp_path / "out").rglob("*")) == ["predictions.csv", "predictions.json"]
+    assert str(tmp_path) not in (tmp_path / "out/predictions.json").read_text()
 
 
 def test_reasons_for_refused_dicom_hold_no_file_name(tmp_path):
