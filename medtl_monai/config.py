@@ -30,6 +30,11 @@ def _as_seeds(value: object) -> object:
     return list(range(value)) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
+def _as_switch(value: object) -> object:
+    """Let ``off``, which YAML reads as false, and true be words."""
+    return {True: "auto", False: "off"}[value] if isinstance(value, bool) else value
+
+
 Names = Annotated[list[str], BeforeValidator(_as_list)]
 Seeds = Annotated[list[int], BeforeValidator(_as_seeds)]
 _INPUT_NAME = re.compile(r"\w[\w+ -]*")
@@ -316,6 +321,14 @@ class TrainingConfig(_Section):
     """CPU threads. Default: what torch chooses."""
     deterministic: bool = True
     """Ask torch for repeatable algorithms."""
+    prefix_cache: Annotated[Literal["auto", "off", "memory", "disk"], BeforeValidator(_as_switch)] = "auto"
+    """Compute what frozen first layers make of an image once, not in every step: where it pays (auto), never (off), or
+    wherever it can be done, keeping the features in memory or on disk."""
+    prefix_dtype: Literal["exact", "bf16"] = "exact"
+    """How these features are stored; bf16 halves their size, and results differ from those without the cache."""
+    views: int | None = Field(None, ge=1)
+    """While first layers are frozen, each case is seen in this many random versions (augmentation, patches) in turn.
+    Default: a new one each time, which leaves nothing to compute once unless there is no randomness."""
 
     @field_validator("seeds")
     @classmethod
@@ -377,6 +390,7 @@ FLAGS = {
     "augment": "augmentation.enabled",
     "tune": "training.tune",
     "cache": "cache.enabled",
+    "prefix_cache": "training.prefix_cache",
     "out": "out",
 }
 """Short names, on the command line and in Python, for the keys used most."""

@@ -91,17 +91,44 @@ class Adapter(nn.Module, ABC):
 
 
 @dataclasses.dataclass(kw_only=True)
+class Prefix:
+    """What a backbone's first stages made of a batch, computed earlier.
+
+    Attributes:
+        start: The stage that is still to run.
+        state: The state before it; None if every stage has run.
+        taps: Feature maps of the stages that have run; None for those that the head does not look at.
+    """
+
+    start: int
+    state: Tensor | None
+    taps: tuple[Tensor | None, ...]
+
+    @property
+    def device(self) -> torch.device:
+        """Where its tensors are."""
+        return next(tensor.device for tensor in (self.state, *self.taps) if tensor is not None)
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> Prefix:
+        """Return the prefix with a function applied to each of its tensors."""
+        taps = tuple(tap if tap is None else function(tap) for tap in self.taps)
+        return Prefix(start=self.start, state=self.state if self.state is None else function(self.state), taps=taps)
+
+
+@dataclasses.dataclass(kw_only=True)
 class Batch:
     """One batch as heads see it.
 
     Attributes:
-        image: ``[B, C, *spatial]``.
+        image: ``[B, C, *spatial]``. With a prefix it is on the device ``meta``: it has a shape and no voxels, and
+            whatever asks for them raises.
         spatial_size: Size of the image, which stays known when features come from a cache.
         target: ``[B]`` class indices, ``[B, L]`` zeros and ones (NaN = not labelled), ``[B, N]`` numbers
             (NaN = not labelled) or ``[B, *spatial]`` label indices; None in prediction.
         case_ids: Pseudonymous case ids.
         covariates: ``[B, K]`` tabular values, or None.
         bag_lengths: ``[B]`` instances per bag, or None.
+        prefix: What the frozen stages made of the images, where that was computed before; heads need not look at it.
     """
 
     image: Tensor
@@ -110,6 +137,12 @@ class Batch:
     case_ids: tuple[str, ...] = ()
     covariates: Tensor | None = None
     bag_lengths: Tensor | None = None
+    prefix: Prefix | None = None
+
+    @property
+    def device(self) -> torch.device:
+        """Where the batch is."""
+        return self.image.device if self.prefix is None else self.prefix.device
 
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Batch:
         """Return the batch with its tensors on ``device``."""
@@ -123,9 +156,10 @@ class Batch:
         tensors: dict[str, Any] = {
             f.name: function(value)
             for f in dataclasses.fields(self)
-            if isinstance(value := getattr(self, f.name), Tensor)
+            if isinstance(value := getattr(self, f.name), Tensor) and not value.is_meta
         }
-        return dataclasses.replace(self, **tensors)
+        prefix = self.prefix if self.prefix is None else self.prefix.map(function)
+        return dataclasses.replace(self, **tensors, prefix=prefix)
 
     def labels(self) -> Tensor:
         """Return the target, or raise if the batch has none."""

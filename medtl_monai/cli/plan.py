@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from medtl_monai.config import RunConfig
     from medtl_monai.host import Host
     from medtl_monai.training.assemble import Assembly
+    from medtl_monai.training.prefix_plan import Choice
     from medtl_monai.training.train import Estimate
 
 
@@ -151,7 +152,14 @@ def _cost_fields(cost: Estimate) -> list[tuple[str, str]]:
         ("Steps", f"{cost.steps} of {1000 * cost.step_seconds:.0f} ms"),
         ("Time", f"about {cost.seconds / 60:.1f} minutes, validation not counted"),
         ("Memory", f"about {cost.memory_bytes / 2**20:.0f} MiB"),
+        *((f"From epoch {choice.epoch + 1}", _frozen(choice)) for choice in cost.frozen if choice.why),
     ]
+
+
+def _frozen(choice: Choice) -> str:
+    if choice.start:
+        return f"{choice.why}; saves about {choice.saved_seconds / 60:.1f} minutes of the time above"
+    return f"frozen stages computed in every step: {choice.why}"
 
 
 def _as_json(assembly: Assembly, cost: Estimate) -> dict[str, Any]:

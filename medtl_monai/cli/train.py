@@ -61,6 +61,9 @@ def train(
         bool | None, typer.Option("--tune/--no-tune", help="Probe threads, memory format, precision and workers.")
     ] = None,
     cache: Annotated[bool | None, typer.Option("--cache/--no-cache", help="Preprocessed images on disk.")] = None,
+    prefix_cache: Annotated[
+        bool | None, typer.Option("--prefix-cache/--no-prefix-cache", help="Compute what frozen layers see once.")
+    ] = None,
     sets: SetOption = None,
     resume: Annotated[Path | None, typer.Option(metavar="RUN", help="Go on with an interrupted run.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be done; train nothing.")] = False,
@@ -76,7 +79,7 @@ def train(
         "group_by": group_by, "split": split, "backbone": backbone, "weights": weights, "head": head, "policy": policy,
         "out": out, "epochs": epochs, "batch_size": batch_size, "lr": lr, "patience": patience, "seed": seed,
         "seeds": seeds, "folds": folds, "device": device, "workers": workers, "augment": augment, "tune": tune,
-        "cache": cache,
+        "cache": cache, "prefix_cache": prefix_cache,
     }  # fmt: skip
     if find_lr and (resume is not None or dry_run):
         raise ConfigError("--find-lr, --dry-run and --resume exclude each other", mend="Give one of them")

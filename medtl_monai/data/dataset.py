@@ -153,7 +153,7 @@ class CaseDataset(Dataset[Sample]):
         """Read the image of a case as this data set's preprocessing needs it."""
         return self.table.read_volume(case, on_gap=self.preprocessing.on_gap, units=self.preprocessing.units)
 
-    def sizes(self) -> set[tuple[int, ...]]:
+    def item_sizes(self) -> set[tuple[int, ...]]:
         """Return the sizes that training items have: of patches, or of whole images where they are smaller."""
         found = set()
         for n in range(len(self.cases)):
@@ -161,6 +161,27 @@ class CaseDataset(Dataset[Sample]):
             patch = self.preprocessing.patch_size or shape
             found.add(tuple(min(have, wanted) for have, wanted in zip(shape, patch, strict=True)))
         return found
+
+    @property
+    def random(self) -> bool:
+        """Whether an item depends on the seed of its draw."""
+        if self.augment is not None:
+            return True
+        patch = self.preprocessing.patch_size
+        return patch is not None and any(larger(size, patch) for size in self.sizes())
+
+    def sizes(self) -> list[tuple[int, ...]]:
+        """Return the size of each image."""
+        fixed = self.preprocessing.size
+        if fixed is not None:
+            return [tuple(fixed)] * len(self)
+        return [tuple(self._prepared(n).image.shape[1:]) for n in range(len(self))]
+
+    def release(self) -> None:
+        """Let go of what is kept in memory; what is asked for again is read again."""
+        self._cache.clear()
+        self._mapped.clear()
+        self._used = 0
 
     @property
     def bytes_in_memory(self) -> int:

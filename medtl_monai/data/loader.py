@@ -16,6 +16,9 @@ from torch.utils.data import DataLoader, Sampler
 from medtl_monai.data.balance import BalancedOrder, Strata
 from medtl_monai.data.dataset import CaseDataset, Draw, Sample, collate
 
+_VIEWS = 1
+"""Keeps the seeds of views apart from those of epochs."""
+
 
 class EpochSampler(Sampler[list[Draw]]):
     """Batches of draws for one epoch: as many passes over the cases as it takes to make ``min_steps`` batches.
@@ -41,13 +44,20 @@ class EpochSampler(Sampler[list[Draw]]):
         self.batch_size = batch_size
         self.seed = seed
         self.epoch = 0
+        self.views: int | None = None
         self.batches = _batches(n, batch_size)
         self.passes = max(1, math.ceil(min_steps / len(self.batches)))
         self.balanced = BalancedOrder(strata, seed) if strata is not None else None
 
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch that the next iteration gives."""
+    def set_epoch(self, epoch: int, views: int | None = None) -> None:
+        """Choose the epoch that the next iteration gives.
+
+        Args:
+            epoch: The epoch, from 0.
+            views: Fixed random versions of each case that passes take in turn; None draws anew in every pass.
+        """
         self.epoch = epoch
+        self.views = views
 
     def __len__(self) -> int:
         return len(self.batches) * self.passes
@@ -59,11 +69,28 @@ class EpochSampler(Sampler[list[Draw]]):
         for turn in range(self.passes):
             cases = order.permutation(self.n) if self.balanced is None else self._balanced(turn)
             for batch in self.batches:
-                yield [Draw(int(cases[i]), int(seeds[turn * self.n + i])) for i in batch]
+                yield [self._draw(int(cases[i]), turn, int(seeds[turn * self.n + i])) for i in batch]
+
+    def _draw(self, case: int, turn: int, seed: int) -> Draw:
+        if self.views is None:
+            return Draw(case, seed)
+        return view(self.seed, case, (self.epoch * self.passes + turn) % self.views)
 
     def _balanced(self, turn: int) -> Sequence[int]:
         first = (self.epoch * self.passes + turn) * self.n
         return self.balanced[first : first + self.n] if self.balanced is not None else ()
+
+
+def view(seed: int, case: int, number: int) -> Draw:
+    """Return one of the fixed random versions of a case.
+
+    Args:
+        seed: Seed of the run.
+        case: Index of the case.
+        number: Which version, from 0.
+    """
+    source = np.random.SeedSequence([seed % 2**64, case, number], spawn_key=(_VIEWS,))
+    return Draw(case, int(source.generate_state(1)[0]))
 
 
 def _batches(n: int, size: int) -> list[range]:

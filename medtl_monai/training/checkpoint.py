@@ -157,10 +157,20 @@ class CheckpointStore:
 
 
 def _separate(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return contiguous copies on the CPU: safetensors refuses tied weights, which share their memory."""
-    return {
-        name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()
-    }
+    """Return contiguous tensors on the CPU, each with memory of its own: safetensors refuses tied weights.
+
+    What is so already is not copied: a large model needs no second place for its checkpoint.
+    """
+    found: dict[str, Tensor] = {}
+    seen: set[int] = set()
+    for name, tensor in tensors.items():
+        plain = tensor.detach().cpu()
+        storage = plain.untyped_storage()
+        if not plain.is_contiguous() or storage.nbytes() != plain.nbytes or storage.data_ptr() in seen:
+            plain = plain.clone(memory_format=torch.contiguous_format)
+        seen.add(storage.data_ptr())
+        found[name] = plain
+    return found
 
 
 def _write(path: Path, data: bytes) -> None:

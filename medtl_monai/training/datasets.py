@@ -26,16 +26,18 @@ class Datasets:
         train: Training cases, augmented as the configuration says.
         val: Validation cases as they are; None without a validation part.
         strata: The training cases of each class, where draws are to be balanced.
+        disk: The cache that they come from, if any.
     """
 
     train: CaseDataset
     val: CaseDataset | None
     strata: Strata | None = None
+    disk: CaseCache | None = None
 
     @property
     def one_size(self) -> bool:
         """Whether all training batches have one size."""
-        return self.train.preprocessing.size is not None or len(self.train.sizes()) == 1
+        return self.train.preprocessing.size is not None or len(self.train.item_sizes()) == 1
 
     def probe(self, batch_size: int) -> Batch:
         """Return a training batch of the size and shape that training will use."""
@@ -76,4 +78,4 @@ def load_datasets(assembly: Assembly, reporter: Reporter) -> Datasets:
         reporter.warn(note)
     if disk is not None and disk.hits:
         reporter.note(f"{disk.hits} of {disk.hits + disk.made} images came from the cache, already preprocessed")
-    return Datasets(train, val, strata)
+    return Datasets(train, val, strata, disk)

@@ -28,9 +28,12 @@ from medtl_monai.modules import Batch, Metric
 from medtl_monai.training.assemble import Assembly
 from medtl_monai.training.checkpoint import CheckpointStore, Progress
 from medtl_monai.training.datasets import Datasets
+from medtl_monai.training.features import PhaseLoader
 from medtl_monai.training.folder import RunFolder
 from medtl_monai.training.inference import BatchInferer
+from medtl_monai.training.prefix import FrozenPrefix
 from medtl_monai.training.reporter import Reporter
+from medtl_monai.training.saver import Saver, State
 from medtl_monai.training.scores import HeadMetric, better
 from medtl_monai.training.tuning import Tuning, apply_format, format_batch, keep_fp32
 from medtl_monai.transfer.adapters import adapter_state, load_states, merged_state
@@ -82,15 +85,18 @@ class Fit:
         self.freezer = Freezer(self.model, assembly.schedule, warmup=self.config.warmup)
         self.optimizer = make_optimizer(self.freezer, self.config)
         self.store = CheckpointStore(folder.checkpoints)
+        self.saver = Saver(self.store)
         self.progress = Progress()
         self.metrics: Mapping[str, Metric] = self.model.head.metrics()
         self.key = next(iter(self.metrics))
         self._losses: list[float] = []
         self._val_losses: list[float] = []
         self._epoch_started = 0.0
+        self._quiet: set[str] = set()
         self._stopped_early = False
         self.trainer = self._make_trainer()
         self.evaluator = self._make_evaluator()
+        self.prefix = FrozenPrefix(assembly, datasets, folder, tuning, reporter, self._train_loader, self._val_loader)
 
     def save(self) -> None:
         """Store model, optimizer and counters as they are now.
@@ -100,17 +106,7 @@ class Fit:
         Raises:
             StorageError: If the disk is full; the checkpoint before is intact.
         """
-        self.store.save(
-            merged_state(self.model),
-            optimizer=self.optimizer.state_dict(),
-            progress=self.progress,
-            metadata={"format": "medtl-run", "backbone": self.assembly.record.backbone},
-            extra={
-                "anchors": self.freezer.anchor_state(),
-                "freezer": self.freezer.state_dict(),
-                "adapters": adapter_state(self.model),
-            },
-        )
+        self.saver.save(self._state())
 
     def resume(self) -> None:
         """Go back to the state of the last checkpoint."""
@@ -141,6 +137,8 @@ class Fit:
                 self.trainer.run()
             finally:
                 self.reporter.finish()
+                # Also after an interruption: every finished epoch is kept.
+                self.saver.flush()
         p = self.progress
         return Outcome(p.epoch, p.best_epoch, p.best_value, self._stopped_early)
 
@@ -158,10 +156,11 @@ class Fit:
         if not isinstance(sampler, EpochSampler):
             raise TypeError("the training loader has no EpochSampler")
         self._sampler = sampler
+        self._train_loader = PhaseLoader(loader)
         trainer = SupervisedTrainer(
             device=self.assembly.device,
             max_epochs=self.config.epochs,
-            train_data_loader=loader,
+            train_data_loader=self._train_loader,
             network=self.model,
             optimizer=self.optimizer,
             loss_function=self._loss,
@@ -178,13 +177,15 @@ class Fit:
         return trainer
 
     def _make_evaluator(self) -> SupervisedEvaluator | None:
+        self._val_loader: PhaseLoader | None = None
         if self.datasets.val is None:
             return None
+        self._val_loader = PhaseLoader(evaluation_loader(self.datasets.val, workers=self.tuning.workers))
         values = {name: HeadMetric(name, metric) for name, metric in self.metrics.items()}
         key, *others = values
         evaluator = SupervisedEvaluator(
             device=self.assembly.device,
-            val_data_loader=evaluation_loader(self.datasets.val, workers=self.tuning.workers),
+            val_data_loader=self._val_loader,
             network=self.model,
             inferer=BatchInferer(self.assembly.data.preprocessing.patch_size),
             prepare_batch=self._prepare,
@@ -217,12 +218,18 @@ class Fit:
 
     def _start_epoch(self, engine: SupervisedTrainer) -> None:
         epoch = engine.state.epoch - 1
-        self._sampler.set_epoch(epoch)
         self.freezer.apply(epoch, self.progress.plateaus)
+        still = self._still()
+        if not self._quiet <= still:
+            self.saver.thaw()
+        self._quiet = still
+        # Whether features are computed once must not decide what is learnt: the table says when views are used.
+        self._sampler.set_epoch(epoch, self.config.views if self.model.frozen_prefix else None)
+        self._epoch_started = time.perf_counter()
+        self.prefix.enter(epoch, self.progress.plateaus)
         # Dropout draws from torch's global generator: seeded by the epoch, an epoch is the same whenever it runs.
         torch.manual_seed(_epoch_seed(self.config.seed, epoch))
         self._losses = []
-        self._epoch_started = time.perf_counter()
 
     def _set_lr(self, engine: SupervisedTrainer) -> None:
         steps = engine.state.epoch_length
@@ -270,13 +277,31 @@ class Fit:
             **{f"val/{name}": v for name, v in values.items()},
         }
         self.folder.append_metrics(line)
-        self.save()
+        self.saver.offer(self._state(), still=self._quiet)
         self.reporter.epoch(line)
         if plateau:
             self.reporter.note(f"plateau {self.progress.plateaus} of {self.key} after epoch {epoch + 1}")
         if self._out_of_patience():
             self._stopped_early = True
             engine.terminate()
+
+    def _state(self) -> State:
+        return State(
+            tensors=merged_state(self.model),
+            optimizer=self.optimizer.state_dict(),
+            progress=self.progress,
+            metadata={"format": "medtl-run", "backbone": self.assembly.record.backbone},
+            extra={
+                "anchors": self.freezer.anchor_state(),
+                "freezer": self.freezer.state_dict(),
+                "adapters": adapter_state(self.model),
+            },
+        )
+
+    def _still(self) -> set[str]:
+        """Name the tensors of frozen stages."""
+        rules = self.model.rules
+        return {name for stage in self.model.stages if rules[stage.name].frozen for name in stage.tensors}
 
     def _validate(self) -> dict[str, float]:
         if self.evaluator is None:

@@ -151,7 +151,7 @@ def _batches(assembly: Assembly, datasets: Datasets) -> Iterator[Batch]:
         batch_size=config.batch_size,
         seed=config.seed,
         strata=datasets.strata,
-        workers=config.workers,
+        workers=config.workers if config.workers != "auto" else 0,
     )
     sampler = loader.batch_sampler
     if not isinstance(sampler, EpochSampler):

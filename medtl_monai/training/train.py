@@ -28,6 +28,8 @@ from medtl_monai.training.datasets import Datasets, load_datasets
 from medtl_monai.training.fit import Fit, Outcome
 from medtl_monai.training.folder import RunFolder
 from medtl_monai.training.places import locate, remember, used
+from medtl_monai.training.prefix import PrefixPlanner, plan_phases
+from medtl_monai.training.prefix_plan import Choice
 from medtl_monai.training.reporter import Reporter
 from medtl_monai.training.tuning import Tuning, activation_bytes, step_seconds, tune
 
@@ -172,6 +174,9 @@ def environment(device: torch.device) -> dict[str, Any]:
 def choose_tuning(assembly: Assembly, datasets: Datasets, reporter: Reporter) -> Tuning:
     """Probe the hardware on one training batch and say what was chosen."""
     config = assembly.config.training
+    if config.tune and PrefixPlanner(assembly, datasets, Tuning()).everything():
+        # Trying things out would take longer than the backbone's one pass over the images.
+        config = config.model_copy(update={"tune": False})
     batch = datasets.probe(config.batch_size).to(assembly.device)
     steps = config.epochs * len(EpochSampler(len(datasets.train), config.batch_size, config.min_steps))
     model = assembly.model.to(assembly.device)
@@ -198,6 +203,7 @@ class Estimate:
         seconds: Time of all steps, validation not counted.
         memory_bytes: Parameters, gradients, optimizer state, activations and cached images.
         image_size: Size of a training image or patch, channels first.
+        frozen: What would be done about the frozen stages of each phase; not in ``seconds``.
     """
 
     steps: int
@@ -205,6 +211,7 @@ class Estimate:
     seconds: float
     memory_bytes: int
     image_size: tuple[int, ...]
+    frozen: tuple[Choice, ...] = ()
 
 
 def estimate(assembly: Assembly, datasets: Datasets) -> Estimate:
@@ -223,6 +230,7 @@ def estimate(assembly: Assembly, datasets: Datasets) -> Estimate:
         seconds=steps * seconds,
         memory_bytes=4 * parameters + activation_bytes(model, batch) + images,
         image_size=tuple(batch.image.shape[1:]),
+        frozen=tuple(plan_phases(assembly, datasets, Tuning(threads=torch.get_num_threads()))),
     )
 
 

@@ -8,7 +8,7 @@ from medtl_monai.config import AugmentationConfig, DataConfig, PreprocessingConf
 from medtl_monai.data.augmentation import augmentation
 from medtl_monai.data.cases import load_cases
 from medtl_monai.data.dataset import CaseDataset
-from medtl_monai.data.loader import EpochSampler, evaluation_loader, training_loader
+from medtl_monai.data.loader import EpochSampler, evaluation_loader, training_loader, view
 from medtl_monai.data.preprocessing import image_info, plan_preprocessing
 from medtl_monai.modules import Batch
 from medtl_monai.specs import InputSpec
@@ -117,3 +117,24 @@ def test_evaluation_is_in_order_and_plain(data):
 
 def test_workers_are_no_more_than_processors(data):
     assert training_loader(data, batch_size=2, workers=999).num_workers < 999
+
+
+def test_views_are_the_same_in_every_epoch_that_shows_them():
+    sampler = EpochSampler(5, 2, min_steps=6, seed=3)
+    assert sampler.passes == 3
+
+    def seeds(number, views=2):
+        sampler.set_epoch(number, views)
+        return [draw for batch in sampler for draw in batch]
+
+    every = {draw for number in range(4) for draw in seeds(number)}
+    assert every == {view(3, case, number) for case in range(5) for number in range(2)}
+    assert len({draw.seed for draw in every}) == 10
+    # Three passes an epoch, two views: the first epoch shows 0, 1, 0, the second 1, 0, 1.
+    first, second = seeds(0), seeds(1)
+    assert set(first[:5]) == set(first[10:]) == set(second[5:10])
+    assert set(first[5:10]) == set(second[:5]) == set(second[10:])
+    assert first[:5] != first[10:], "the order is another one"
+    assert len(set(seeds(0, None))) == 15
+    assert not every & set(seeds(0, None))
+    assert [d.case for d in seeds(0, None)] == [d.case for d in first], "the order does not depend on views"

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from medtl_monai.config import CacheConfig
 from medtl_monai.data.cache.entry import Damaged, Entry
+from medtl_monai.data.cache.features import FeatureCache
 from medtl_monai.data.cache.key import entry_key
 from medtl_monai.data.cache.places import STAMPS, choose_folder, make_folder
 from medtl_monai.data.cache.sources import has_problem, source_facts, source_files
@@ -119,6 +120,10 @@ class CaseCache:
         """Return a case by its key; None if it is gone or damaged."""
         entry = self._store.find(key)
         return None if entry is None else _load(entry, preprocessing)
+
+    def features(self) -> FeatureCache:
+        """Return what keeps features in the same folder, under the same bound."""
+        return FeatureCache(self._store, self._secret)
 
     def touch(self, key: str) -> None:
         """Note that a case is in use."""
