@@ -166,9 +166,31 @@ def _calls(module: Module, function: Function, home: Module) -> Iterator[ast.Cal
     if function.name.startswith("_") and module is not home:
         return
     kind = ast.Attribute if isinstance(home.parents[function], ast.ClassDef) else ast.Name
-    for node in ast.walk(module.tree):
-        if isinstance(node, ast.Call) and _called(node) == function.name and isinstance(node.func, kind):
+    for node in _calls_in(module.name).get(function.name, ()):
+        if isinstance(node.func, kind):
             yield node
+
+
+@cache
+def _calls_in(name: str) -> dict[str, list[ast.Call]]:
+    """Return the calls in a module by what they call; trees are large, and each is asked for a thousand times."""
+    module = next(module for module in modules() if module.name == name)
+    found: dict[str, list[ast.Call]] = {}
+    for node in ast.walk(module.tree):
+        if isinstance(node, ast.Call):
+            found.setdefault(_called(node), []).append(node)
+    return found
+
+
+@cache
+def _functions_in(name: str) -> dict[str, list[Function]]:
+    """Return the functions in a module by name."""
+    module = next(module for module in modules() if module.name == name)
+    found: dict[str, list[Function]] = {}
+    for node in ast.walk(module.tree):
+        if isinstance(node, Function):
+            found.setdefault(node.name, []).append(node)
+    return found
 
 
 def _fits(function: Function, call: ast.Call) -> bool:
@@ -289,7 +311,7 @@ def _returned(call: ast.Call, place: Place, depth: int) -> list[str]:
     if name in _GIVEN:
         return [_GIVEN[name]]
     homes = [place.module] if isinstance(call.func, ast.Name) else modules()
-    nodes = [(home, n) for home in homes for n in ast.walk(home.tree) if isinstance(n, Function) and n.name == name]
+    nodes = [(home, node) for home in homes for node in _functions_in(home.name).get(name, ())]
     if len(nodes) != 1 or not _returns_text(nodes[0][1]):
         return [_placeholder(call)]
     home, node = nodes[0]
